@@ -1,0 +1,190 @@
+"""From a module to its graph: `torch.export` as it comes, without decompositions, made functional, paired with forms."""
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from attar.errors import TraceError
+from attar.forms import Form, dense
+from attar.graph.functional import make_functional
+from attar.graph.network import Input, Network, Program, op_name
+
+__all__ = ["call_with", "eval_mode", "trace"]
+
+# guards and checks that export adds; our own checks replace them
+_CHECKS = {"_guards_fn", "aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default"}
+
+
+def trace(model: nn.Module, example: tuple | Mapping[str, Any]) -> Network:
+    """The graph of `model` in eval mode on `example`: positional arguments as a tuple, or keyword arguments as a dict.
+
+    Each formed weight is one held tensor, paired with its form; tied weights are one. The first size of every
+    tensor is free at run time where the network allows it.
+
+    Raises TraceError with the reason where the network has no graph (a branch on data, a state that it writes, ...).
+
+    >>> network = trace(nn.Linear(3, 2), (torch.zeros(1, 3),))
+    >>> [op_name(node) for node in network.graph.nodes if node.op == "call_function"]
+    ['aten.linear.default']
+    """
+    args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (tuple(example), {})
+    if not [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]:
+        raise TraceError("the example holds no tensor: give the network's positional arguments as a tuple, or its keywords as a dict")
+    arguments = _arguments(model, args, kwargs)
+    with eval_mode(model), dense(model) as forms, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # export warns that recurrent layers rebuild their list of weights, and of its own deprecations
+        exported, notes = _export(model, args, kwargs)
+        held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+        return _normalise(exported, arguments, held, forms, notes)
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """While open, `model` is in eval mode and PyTorch's fused attention path, which computes otherwise, is off."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in modes:
+            module.training = mode
+        for module, mode in modes:
+            if isinstance(module, Program):  # its mode is written into its graph as well
+                module.train(mode)
+
+
+def call_with(model: nn.Module, example: tuple | Mapping[str, Any]) -> Any:
+    """`model` called with `example`, positional or keyword."""
+    return model(**example) if isinstance(example, Mapping) else model(*example)
+
+
+def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
+    """Export with the first size free, else with fixed sizes; in-place ops made functional, by us or by PyTorch."""
+    refusal: Exception | None = None
+    for free in (True, False):
+        try:
+            shapes = _free_first_sizes(model, args, kwargs) if free else None
+            exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            break
+        except Exception as error:  # export fails in many ways, and each is a reason to report
+            refusal = error
+    else:
+        raise TraceError(f"{type(model).__name__} cannot be traced: {_first_line(refusal)}") from refusal
+    notes: tuple[str, ...] = () if free else ("all sizes are fixed to the example's: export refused a free batch size",)
+    if any(op_name(n).startswith("wrap_with") or _nested(n) for n in exported.graph.nodes) or make_functional(exported.graph):
+        try:
+            exported = exported.run_decompositions({})
+        except Exception as error:
+            reason = _first_line(error)
+            raise TraceError(f"{type(model).__name__} writes in place in a way that cannot be made functional: {reason}") from error
+        notes += ("in-place ops were made functional by PyTorch, which may change the order of ops",)
+    return exported, notes
+
+
+def _arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The values that `forward` is called with, by the name of its parameter; `*args` and `**kwargs` are spread."""
+    signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise TraceError(f"the example does not fit {type(model).__name__}.forward: {error}") from None
+    spread: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            spread |= {f"{name}_{i}": item for i, item in enumerate(value)}
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            spread |= value
+        else:
+            spread[name] = value
+    return spread
+
+
+def _free_first_sizes(model: nn.Module, args: tuple, kwargs: dict) -> Any:
+    def free(leaf: Any) -> Any:
+        return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None
+
+    given = pytree.tree_map(free, args), pytree.tree_map(free, kwargs)
+    if not kwargs:
+        return given[0]
+    names = list(inspect.signature(model.forward).parameters)
+    return dict(zip(names, given[0], strict=False)) | given[1]
+
+
+def _normalise(exported: Any, call: Mapping[str, Any], held: dict[str, Any], forms: Mapping[Any, Form], notes: tuple[str, ...]) -> Network:
+    """The exported graph with held tensors as attributes, constants named, checks dropped, outputs as plain containers."""
+    signature = exported.graph_signature
+    written = [spec.kind.name for spec in signature.output_specs if spec.kind.name != "USER_OUTPUT"]
+    if written:
+        what = written[0].lower().replace("_", " ")
+        raise TraceError(f"the network writes to its own state while it runs ({what}): return the state instead")
+    held = {**exported.state_dict, **exported.constants, **held}
+    source = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    graph, copied = fx.Graph(), {}
+    inputs: list[Input] = []
+    canonical: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" and node.name in source:
+            tensor = held[source[node.name]]
+            name = canonical.setdefault(id(tensor), source[node.name])
+            tensors[name] = tensor
+            copied[node] = graph.get_attr(name)
+        elif node.op == "placeholder":
+            inputs.append(_input(node))
+            copied[node] = graph.placeholder(node.name)
+        elif node.op == "output":
+            user = pytree.tree_unflatten(list(node.args[0]), exported.call_spec.out_spec)
+            graph.output(pytree.tree_map_only(fx.Node, copied.__getitem__, _plain(user), is_leaf=lambda v: isinstance(v, fx.Node)))
+            continue
+        elif op_name(node) in _CHECKS or node.op == "call_module":
+            continue
+        else:
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+        copied[node].meta = dict(node.meta)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    used = {node.target for node in graph.nodes if node.op == "get_attr"}
+    tensors = {name: tensor for name, tensor in tensors.items() if name in used}
+    positions = iter(range(len(inputs)))
+    tree = pytree.tree_map(lambda _: next(positions), call)
+    paired = {name: forms[tensor] for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and tensor in forms}
+    return Network(graph, tuple(inputs), tensors, paired, tree, notes)
+
+
+def _input(node: fx.Node) -> Input:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return Input(node.name, None, None, value)
+    sizes = tuple(None if isinstance(s, torch.SymInt) else int(s) for s in value.shape)
+    return Input(node.name, sizes, value.dtype)
+
+
+def _plain(output: Any) -> Any:
+    """Outputs as dicts, lists and tuples: a registered class (a `ModelOutput`, a dataclass) becomes a dict of its fields."""
+    if isinstance(output, fx.Node) or output is None or isinstance(output, bool | int | float | str):
+        return output
+    if isinstance(output, Mapping):
+        return {str(key): _plain(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        items = [_plain(value) for value in output]
+        return items if isinstance(output, list) else tuple(items)
+    return {key: _plain(value) for key, value in vars(output).items() if value is not None}
+
+
+def _nested(node: fx.Node) -> bool:
+    """Whether a node calls another graph (`torch.cond` and the like)."""
+    return any(isinstance(a, fx.Node) and a.op == "get_attr" for a in node.args) and not isinstance(node.target, torch._ops.OpOverload)
+
+
+def _first_line(error: BaseException | None) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
