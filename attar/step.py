@@ -16,6 +16,9 @@ class Step:
     Shapes of parameters must not change (an optimizer lives): a form is attached between stages, in `finish`.
     """
 
+    def start(self, model: nn.Module) -> None:
+        """Called once before the first update, when no optimizer lives yet: here forms may be baked."""
+
     def before_forward(self, model: nn.Module, step: int, total: int) -> None:
         """Called before the forward pass of every update."""
 
