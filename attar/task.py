@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from attar.errors import DataError
 
-__all__ = ["Task", "fetch", "top1", "top5"]
+__all__ = ["Task", "arguments", "fetch", "top1", "top5"]
 
 
 def top1(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -60,10 +60,9 @@ class Task:
                     f"the {one} and {other} splits share samples: what was decided on data cannot be measured on it; give disjoint splits"
                 )
 
-    def example(self) -> tuple:
-        """One batch of one input, as positional arguments."""
-        inputs, _ = fetch(self.train, [0])
-        return inputs if isinstance(inputs, tuple) else (inputs,)
+    def example(self) -> tuple | Mapping[str, Any]:
+        """One batch of one input, as the network's arguments."""
+        return arguments(fetch(self.train, [0])[0])
 
 
 def fetch(split: Any, indices: Sequence[int]) -> tuple[Any, Tensor]:
@@ -74,7 +73,18 @@ def fetch(split: Any, indices: Sequence[int]) -> tuple[Any, Tensor]:
     if hasattr(split, "batch"):
         return split.batch(indices)
     inputs, targets = zip(*(split[int(i)] for i in indices), strict=True)
-    return torch.utils.data.default_collate(list(inputs)), torch.as_tensor(targets)
+    return torch.utils.data.default_collate(list(inputs)), torch.utils.data.default_collate(list(targets))
+
+
+def arguments(inputs: Any) -> tuple | Mapping[str, Any]:
+    """A batch of inputs as the network's arguments: a mapping by keyword, several by position, or one.
+
+    >>> arguments(torch.zeros(2, 3))[0].shape
+    torch.Size([2, 3])
+    """
+    if isinstance(inputs, Mapping):
+        return inputs
+    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
 
 
 def _overlap(one: Any, other: Any) -> bool:

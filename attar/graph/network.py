@@ -47,9 +47,11 @@ class Network:
     """A traced network: functional, without training state, every held tensor once.
 
     `graph` has one placeholder for each input, one `get_attr` for each tensor (its target is the name, as in a
-    state_dict), ATen ops, and an output of nested tuples, lists and dicts. `tensors` maps a name to the tensor, dense;
-    `forms` maps it to the form it has, where it has one. `call` maps each argument of the network's `forward` to the
-    tree of positions in `inputs` that it is made of. Every node carries its fake result in `meta["val"]`.
+    state_dict), ATen ops, and an output of nested tuples, lists and dicts; every node carries its fake result in
+    `meta["val"]`. `tensors` maps a name to the tensor, dense; `forms` maps it to the form it has, where it has one.
+    `call` maps each argument of the network's `forward` to the tree of positions in `inputs` that it is made of.
+    `preprocessing` is what a user must know of the inputs: the `mean` and `std` of `(x - mean) / std`, one value for
+    each channel, where the network says so.
     """
 
     graph: fx.Graph
@@ -57,6 +59,7 @@ class Network:
     tensors: Mapping[str, Tensor]
     forms: Mapping[str, Form]
     call: Mapping[str, Any]
+    preprocessing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     def held(self, node: Any) -> str | None:
@@ -81,6 +84,11 @@ class Program(nn.Module):
         for name, form in network.forms.items():
             path, _, leaf = name.rpartition(".")
             attach(self.get_submodule(path), leaf, form)
+        for name, values in network.preprocessing.items():
+            setattr(self, name, values)
+        shape = network.inputs[0].shape
+        if len(network.inputs) == 1 and shape and None not in shape[1:]:
+            self.example_shape = shape[1:]
         self.graph = _callable_graph(network)
         self.eval()
 

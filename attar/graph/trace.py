@@ -1,6 +1,7 @@
 """From a module to its graph: `torch.export` as it comes, without decompositions, made functional, paired with forms."""
 
 import contextlib
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,8 @@ def trace(model: nn.Module, example: tuple | Mapping[str, Any]) -> Network:
         warnings.simplefilter("ignore")  # export warns that recurrent layers rebuild their list of weights, and of its own deprecations
         exported, notes = _export(model, args, kwargs)
         held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-        return _normalise(exported, arguments, held, forms, notes)
+        network = _normalise(exported, arguments, held, forms, notes)
+    return dataclasses.replace(network, preprocessing=_preprocessing(model))
 
 
 @contextlib.contextmanager
@@ -157,7 +159,17 @@ def _normalise(exported: Any, call: Mapping[str, Any], held: dict[str, Any], for
     positions = iter(range(len(inputs)))
     tree = pytree.tree_map(lambda _: next(positions), call)
     paired = {name: forms[tensor] for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and tensor in forms}
-    return Network(graph, tuple(inputs), tensors, paired, tree, notes)
+    return Network(graph, tuple(inputs), tensors, paired, tree, notes=notes)
+
+
+def _preprocessing(model: nn.Module) -> dict[str, tuple[float, ...]]:
+    """The `mean` and `std` that a network says its inputs are normalised by."""
+    found = {}
+    for name in ("mean", "std"):
+        values = getattr(model, name, None)
+        if isinstance(values, tuple) and values and all(isinstance(value, int | float) for value in values):
+            found[name] = tuple(float(value) for value in values)
+    return found
 
 
 def _input(node: fx.Node) -> Input:

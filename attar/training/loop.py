@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from attar.errors import AttarError, FormatError
 from attar.graph import call_with
 from attar.step import Step
-from attar.task import Task, fetch
+from attar.task import Task, arguments, fetch
 from attar.training.checkpoint import Checkpoint, load_state, save_state
 from attar.training.engine import Engine, start
 from attar.training.randomness import generator, isolated, order, seed_all
@@ -232,17 +232,10 @@ def _loss(called: nn.Module, run: _Run, step: int, batch: Tensor) -> Tensor:
         inputs = run.task.augment(inputs, generator(run.seed, "augment", step, run.engine.rank))
     inputs, targets = _on(run.engine.device, inputs), _on(run.engine.device, targets)
     with torch.autocast(run.engine.device.type, torch.bfloat16, enabled=run.settings.precision == "bf16"):
-        loss = run.task.loss(call_with(called, _arguments(inputs)), targets)
+        loss = run.task.loss(call_with(called, arguments(inputs)), targets)
     if loss.numel() != 1:
         raise AttarError(f"the loss must be one number, the mean over the batch, got shape {list(loss.shape)}: average it in Task.loss")
     return loss.reshape(()) * weight
-
-
-def _arguments(inputs: Any) -> tuple | Mapping[str, Any]:
-    """A batch of inputs as the network's arguments: a mapping by keyword, several by position, or one."""
-    if isinstance(inputs, Mapping):
-        return inputs
-    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
 
 
 def _share(batch: Tensor, rank: int, world: int) -> tuple[Tensor, float]:
