@@ -1,0 +1,11 @@
+"""Attar makes a trained PyTorch network small and fast, and proves it.
+
+The public verbs, and the types they take and give; `attar --help` is the same from the command line.
+"""
+
+from attar.errors import AttarError
+from attar.evaluation import Report
+from attar.recipes import Recipe, Result, compress, evaluate, finetune, inspect, load, prune, quantize, save
+from attar.task import Task
+
+__all__ = ["AttarError", "Recipe", "Report", "Result", "Task", "compress", "evaluate", "finetune", "inspect", "load", "prune", "quantize", "save"]

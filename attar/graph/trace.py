@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,10 +16,12 @@ from attar.errors import TraceError
 from attar.forms import Form, dense
 from attar.graph.functional import make_functional
 from attar.graph.network import Input, Network, Program, op_name
+from attar.graph.propagate import propagate
 
 __all__ = ["call_with", "eval_mode", "trace"]
 
 # guards and checks that export adds; our own checks replace them
+_NO_CAP = 1 << 62
 _CHECKS = {"_guards_fn", "aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default"}
 
 
@@ -38,11 +41,12 @@ def trace(model: nn.Module, example: tuple | Mapping[str, Any]) -> Network:
     if not [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]:
         raise TraceError("the example holds no tensor: give the network's positional arguments as a tuple, or its keywords as a dict")
     arguments = _arguments(model, args, kwargs)
-    with eval_mode(model), dense(model) as forms, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # export warns that recurrent layers rebuild their list of weights, and of its own deprecations
+    kwargs = {name: kwargs[name] for name in arguments if name in kwargs}  # in the order in which the graph takes them
+    with eval_mode(model), dense(model) as forms, torch.no_grad(), _quiet():
         exported, notes = _export(model, args, kwargs)
         held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         network = _normalise(exported, arguments, held, forms, notes)
+        propagate(network, [_shape(leaf) for leaf in pytree.tree_leaves(arguments)], byte_cap=_NO_CAP)
     return dataclasses.replace(network, preprocessing=_preprocessing(model))
 
 
@@ -75,7 +79,8 @@ def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.export.E
     for free in (True, False):
         try:
             shapes = _free_first_sizes(model, args, kwargs) if free else None
-            exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            given = pytree.tree_map(_two_samples, (args, kwargs)) if free else (args, kwargs)
+            exported = torch.export.export(model, *given, dynamic_shapes=shapes, strict=False)
             break
         except Exception as error:  # export fails in many ways, and each is a reason to report
             refusal = error
@@ -90,6 +95,29 @@ def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.export.E
             raise TraceError(f"{type(model).__name__} writes in place in a way that cannot be made functional: {reason}") from error
         notes += ("in-place ops were made functional by PyTorch, which may change the order of ops",)
     return exported, notes
+
+
+def _two_samples(leaf: Any) -> Any:
+    """A batch of one sample twice: export takes a size of 1 for a constant, and never frees it."""
+    return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == 1 else leaf
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor) else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While open, export does not tell the user that recurrent layers rebuild their weights, or which sizes it could not free."""
+    logger = logging.getLogger("torch._export.non_strict_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _update(training: _Training, run: _Run, step: int) -> float:
     engine, settings, total = run.engine, run.settings, run.total
     batch = _batch(run, step)
     seed_all(run.seed, "step", step, engine.rank)
-    lr = settings.lr * rate(step, total, schedule=settings.schedule, warmup=settings.warmup)
+    lr = settings.lr * rate(step, total, schedule=settings.lr_schedule, warmup=settings.warmup)
     for group in training.optimizer.param_groups:
         group["lr"] = lr
     for acting in run.steps:

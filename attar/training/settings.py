@@ -35,7 +35,7 @@ class Settings:
     - `batch_size`: samples in an update, over all processes together. An epoch is cut into ceil(n / batch_size) batches
       that differ by one sample at most, so that no batch is a tiny remainder.
     - `momentum`: SGD's momentum; Adam's first beta. `weight_decay`: L2 for SGD and Adam, decoupled for AdamW.
-    - `optimizer`: sgd, adam, adamw. `schedule`: cosine, linear (both to 0), step (a tenth at 1/2 and again at 3/4), constant.
+    - `optimizer`: sgd, adam, adamw. `lr_schedule`: cosine, linear (both to 0), step (a tenth at 1/2 and again at 3/4), constant.
     - `warmup`: the share of all updates, in [0, 1), over which the learning rate rises linearly to `lr`.
     - `clip`: the largest norm of the gradient, None for any.
     - `precision`: fp32 computes in the network's own type; bf16 computes in bfloat16 where PyTorch's autocast deems it safe.
@@ -44,7 +44,7 @@ class Settings:
 
     Raises AttarError for a value out of range.
 
-    >>> Settings(epochs=2, lr=0.1).schedule
+    >>> Settings(epochs=2, lr=0.1).lr_schedule
     'cosine'
     """
 
@@ -54,7 +54,7 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 0.0
     optimizer: str = "sgd"
-    schedule: str = "cosine"
+    lr_schedule: str = "cosine"
     warmup: float = 0.0
     clip: float | None = None
     precision: str = "fp32"
@@ -70,7 +70,7 @@ class Settings:
         if self.clip is not None:
             _number("clip", self.clip, above=0, what="the largest norm of the gradient; None leaves it alone")
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("lr_schedule", self.lr_schedule, SCHEDULES)
         _one_of("precision", self.precision, ("fp32", "bf16"))
         if not isinstance(self.shard, bool):
             raise AttarError(f"shard must be True or False, got {self.shard!r}: it splits the network over the processes")

@@ -57,6 +57,23 @@ def test_bit_equal_on_the_example_and_on_another_batch():
     assert_same(model, program, awkward_example(5))
 
 
+def test_keywords_may_come_in_any_order():
+    model = Awkward()
+    example = dict(reversed(awkward_example().items()))
+    network = graph.trace(model, example)
+    assert_same(model, network.program(), awkward_example(3))
+    assert [i.shape for i in network.inputs if i.name == "x"] == [(None, 1, 8, 8)]
+
+
+def test_one_sample_leaves_the_batch_free_and_gives_its_own_sizes():
+    model = Awkward()
+    network = graph.trace(model, awkward_example(1))
+    assert_same(model, network.program(), awkward_example(3))
+    assert network.inputs[0].shape == (None, 1, 8, 8)
+    first = next(node for node in network.graph.nodes if graph.op_name(node) == "aten.conv2d.default")
+    assert graph.shape(first) == (1, 4, 8, 8)
+
+
 def test_names_ties_and_forms_survive():
     model = Awkward()
     mask = torch.rand(8, 8) < 0.5

@@ -68,7 +68,7 @@ def test_the_first_updates_are_those_of_plain_pytorch():
     data, model, plain = task(), nn.Linear(6, 3), nn.Linear(6, 3)
     plain.load_state_dict(model.state_dict())
     optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
-    history = train(model, data, settings=Settings(epochs=2, lr=0.1, batch_size=16, schedule="linear", weight_decay=0.01))
+    history = train(model, data, settings=Settings(epochs=2, lr=0.1, batch_size=16, lr_schedule="linear", weight_decay=0.01))
     total, sums = 8, [0.0, 0.0]
     for step, indices in enumerate(data.train.asked):
         optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / total)
@@ -224,7 +224,7 @@ def test_a_loss_per_sample_is_refused():
 def test_clipping_bounds_the_update():
     model, data = nn.Linear(6, 3), task()
     before = [p.detach().clone() for p in model.parameters()]
-    train(model, data, settings=Settings(epochs=1, lr=1.0, batch_size=50, momentum=0, clip=1e-3, schedule="constant"))
+    train(model, data, settings=Settings(epochs=1, lr=1.0, batch_size=50, momentum=0, clip=1e-3, lr_schedule="constant"))
     moved = torch.cat([(p - b).flatten() for p, b in zip(model.parameters(), before, strict=True)]).norm().item()
     assert moved == pytest.approx(1e-3, rel=1e-2)
 

@@ -34,7 +34,7 @@ def test_a_value_out_of_range_is_named_with_what_came(name, value):
 
 def test_a_misspelt_choice_gets_the_nearest():
     with pytest.raises(AttarError, match="did you mean 'cosine'"):
-        Settings(epochs=1, lr=0.1, schedule="cosin")
+        Settings(epochs=1, lr=0.1, lr_schedule="cosin")
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 300), st.floats(0, 0.99))
