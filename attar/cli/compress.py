@@ -8,6 +8,7 @@ import typer
 from attar.cli._common import DataFolder, DataName, Download, Json, ModelName, Pretrained, Seed, Trust, Weights, open_model, open_task
 from attar.recipes import clear, load_recipe
 from attar.recipes import compress as run_recipe
+from attar.training import start
 
 __all__ = ["compress"]
 
@@ -38,4 +39,10 @@ def compress(
     if opened.trained:
         loaded = loaded.without("train")
     result = run_recipe(opened.model, task, loaded, out=out, seed=seed, resume=resume, control=control)
-    print(result.report.to_json() if json else f"{result.report.to_text()}\n{result.path}", end="" if json else "\n")
+    if not start().is_main:  # one of several processes under torchrun
+        return
+    if json:
+        print(result.report.to_json(), end="")
+        return
+    print(result.report.to_text())
+    print(f"{result.path}, and beside it report.html with pictures")
