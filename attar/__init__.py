@@ -8,4 +8,18 @@ from attar.evaluation import Report
 from attar.recipes import Recipe, Result, compress, evaluate, finetune, inspect, load, prune, quantize, save
 from attar.task import Task
 
-__all__ = ["AttarError", "Recipe", "Report", "Result", "Task", "compress", "evaluate", "finetune", "inspect", "load", "prune", "quantize", "save"]
+__all__ = [
+    "AttarError",
+    "Recipe",
+    "Report",
+    "Result",
+    "Task",
+    "compress",
+    "evaluate",
+    "finetune",
+    "inspect",
+    "load",
+    "prune",
+    "quantize",
+    "save",
+]

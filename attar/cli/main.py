@@ -21,9 +21,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for _module in pkgutil.iter_modules(attar.cli.__path__):  # the folder is the list of verbs: a file holds the function of its name
-    if _module.name != "main" and not _module.name.startswith("_"):
-        app.command(_module.name)(getattr(importlib.import_module(f"attar.cli.{_module.name}"), _module.name))
+for _info in pkgutil.iter_modules(attar.cli.__path__):  # the folder is the list of verbs: a file holds the function of its name
+    if _info.name != "main" and not _info.name.startswith("_"):
+        _module = importlib.import_module(f"attar.cli.{_info.name}")
+        _summary = (_module.__doc__ or "").partition(": ")[2].strip()
+        app.command(_info.name, short_help=_summary)(getattr(_module, _info.name))
 
 
 def main(arguments: list[str] | None = None) -> int:

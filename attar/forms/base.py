@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -38,7 +39,7 @@ class Work:
         return Work(self.multiplications + other.multiplications, self.additions + other.additions)
 
 
-class Form(nn.Module):
+class Form(nn.Module, abc.ABC):
     """What a weight has become: a module that owns what must be stored and can be trained.
 
     Values, centroids, scales and factors are Parameters (in nested `Dense` forms); masks and indices are buffers.
@@ -49,27 +50,27 @@ class Form(nn.Module):
     number: ClassVar[int]
     """The form's number in a file; append-only (coding/FORMAT.md)."""
 
+    @abc.abstractmethod
     def forward(self) -> Tensor:
         """The dense weight, differentiable in the form's parameters."""
-        raise NotImplementedError(f"{type(self).__name__} must rebuild its weight")
 
     @property
+    @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
         """The shape of the dense weight."""
-        raise NotImplementedError(f"{type(self).__name__} must know its shape")
 
+    @abc.abstractmethod
     def parts(self) -> dict[str, Part]:
         """The arrays to store; coding sees nothing else."""
-        raise NotImplementedError(f"{type(self).__name__} must name its parts")
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Part]) -> Self:
         """The inverse of `parts`; raises ValueError where the parts do not fit together (they may come from a hostile file)."""
         return cls(**{name: part if isinstance(part, Form) else part.values for name, part in parts.items()})
 
+    @abc.abstractmethod
     def work(self, positions: int) -> Work:
         """What it costs to apply the weight at that many output positions; counting sees nothing else."""
-        raise NotImplementedError(f"{type(self).__name__} must count its work")
 
     def nonzeros(self) -> int:
         """How many elements of the dense weight are not structurally zero."""

@@ -47,7 +47,8 @@ def names(layer: nn.Module) -> frozenset[str]:
 def attach(layer: nn.Module, name: str, form: Form, *, model: nn.Module | None = None) -> None:
     """Let `form` compute `layer.name` from now on, in the place of the parameter or form that was there.
 
-    With `model`, every layer of it that holds the same weight gets the form: tied weights stay tied.
+    With `model`, every layer of it that holds the same weight gets the form: tied weights stay tied. What was frozen
+    (`requires_grad=False`) stays frozen.
 
     Raises AttarError where the layer has no such parameter of its own, cannot carry a form, or has another shape.
     """
@@ -57,20 +58,26 @@ def attach(layer: nn.Module, name: str, form: Form, *, model: nn.Module | None =
     if tuple(held.shape) != form.shape:
         raise AttarError(f"a form of shape {list(form.shape)} cannot stand for {name!r} of shape {list(held.shape)}")
     places = [Holder("", layer, name)] if model is None else owners(model)[held]
+    if isinstance(held, nn.Parameter) and not held.requires_grad:
+        form.requires_grad_(False)
     for holder in places:
         _attach_one(holder.layer, holder.name, form)
 
 
-def bake(layer: nn.Module, name: str) -> None:
-    """Make the weight that the form computes an ordinary parameter again; the form is gone."""
+def bake(layer: nn.Module, name: str, *, model: nn.Module | None = None) -> None:
+    """Make the weight that the form computes an ordinary parameter again; the form is gone.
+
+    With `model`, in every layer of it that holds the same form: tied weights stay tied.
+    """
     form = of(layer, name)
     if form is None:
         raise AttarError(f"{type(layer).__name__}.{name} carries no form to bake")
-    weight = nn.Parameter(form().detach().clone())
-    del layer._modules[_key(name)]
-    _retype(layer, names(layer) - {name})
-    layer.register_parameter(name, weight)
-    _rebuild_flat_weights(layer)
+    weight = nn.Parameter(form().detach().clone(), requires_grad=any(p.requires_grad for p in form.parameters()))
+    for holder in [Holder("", layer, name)] if model is None else owners(model)[form]:
+        del holder.layer._modules[_key(holder.name)]
+        _retype(holder.layer, names(holder.layer) - {holder.name})
+        holder.layer.register_parameter(holder.name, weight)
+        _rebuild_flat_weights(holder.layer)
 
 
 def owners(model: nn.Module) -> dict[nn.Parameter | Form, list[Holder]]:

@@ -74,7 +74,7 @@ class GradualPruning(Step):
         for weight in _members(groups(model, self.keep, self.layers)):
             self.masks.setdefault(weight.name, kept(weight).clone())
             if weight.form is not None:
-                _bake(weight)
+                bake(weight.holders[0].layer, weight.holders[0].name, model=model)
 
     def before_forward(self, model: nn.Module, step: int, total: int) -> None:
         """Choose masks again where the schedule has moved since they were chosen last."""
@@ -147,11 +147,3 @@ def _require_plain(chosen: Iterable[Weight]) -> None:
                 f"{weight.name} carries a {type(weight.form).__name__}, and gradual pruning acts on plain weights: "
                 "call its start(model) before the optimizer is made, or bake the form"
             )
-
-
-def _bake(weight: Weight) -> None:
-    """Make a weight plain in all layers that hold it, as one parameter."""
-    first = weight.holders[0]
-    for holder in weight.holders:
-        bake(holder.layer, holder.name)
-        setattr(holder.layer, holder.name, getattr(first.layer, first.name))

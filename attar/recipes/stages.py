@@ -55,11 +55,11 @@ def prune(
     """Remove weights: at once, or, with `epochs`, on a schedule while the network trains.
 
     `keep` is the fraction that stays, `quality` Han's threshold in standard deviations (at once only); both are one
-    number or one for each layer pattern. `allocation` is "global", "layer" or "std"; by default the one that fits:
-    "layer" where `keep` names layers, "global" for one number, "std" for `quality`.
+    number or one for each layer pattern. `allocation` is "global" (one threshold, for each pattern where there are some),
+    "layer" or "std"; by default "global" for `keep` and "std" for `quality`.
     """
     if allocation is None:
-        allocation = "std" if quality is not None else "layer" if isinstance(keep, Mapping) else "global"
+        allocation = "global" if quality is None else "std"
     common: dict[str, Any] = {"saliency": saliency, "allocation": allocation, "layers": layers, "seed": run.seed}
     if not epochs:
         if settings:

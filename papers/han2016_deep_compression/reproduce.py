@@ -1,7 +1,7 @@
 """Deep Compression on MNIST: run it, and print the paper's claims beside what was measured.
 
     python papers/han2016_deep_compression/reproduce.py            # both networks, seeds 0 1 2; needs $ATTAR_DATA or --data-dir
-    python papers/han2016_deep_compression/reproduce.py --table    # rewrite README.md from result.json
+    python papers/han2016_deep_compression/reproduce.py --table    # rewrite the tables here and in the project's README from result.json
 
 Each run trains a network, compresses it, trains the baseline on for as long, and measures both on the test split, once.
 A run that was killed goes on where it was.
@@ -85,9 +85,8 @@ def run(network: str, seed: int, out: Path, data_dir: str | None) -> dict:
     }
 
 
-def readme(results: dict) -> str:
-    """The page: every run, and the stages and layers of the first seed, each beside the paper's claim."""
-    parts = [INTRODUCTION]
+def claims(results: dict) -> str:
+    """Every run beside the paper's claim, in Markdown."""
     columns = [Column("network"), Column("seed"), Column("before", "bytes"), Column("after", "bytes"), Column("factor", "factor")]
     columns += [Column(name, "percent") for name in ("error before", "error after")]
     columns += [Column(name, "points") for name in ("accuracy change", "low", "high")]
@@ -107,7 +106,12 @@ def readme(results: dict) -> str:
         "accuracy change: paired, result minus baseline, with its 95 % interval",
         "time: training, compression and the baseline's further training",
     )
-    parts.append(markdown(Table("Claim and result", tuple(columns), tuple(rows), notes)).replace("### ", "## "))
+    return markdown(Table("Deep Compression on MNIST, claim and result", tuple(columns), tuple(rows), notes))
+
+
+def page(results: dict) -> str:
+    """This folder's README: every run, and the stages and layers of the first seed, each beside the paper's claim."""
+    parts = [INTRODUCTION, claims(results).replace("### ", "## ")]
     for network in PAPER:
         runs = [r for r in results["runs"] if r["network"] == network]
         factors, changes = (
@@ -123,6 +127,16 @@ def readme(results: dict) -> str:
         parts += [markdown(table) for table in report.all_tables()]
     parts.append(f"Measured on {results['processor']}, {results['threads']} threads, PyTorch {results['torch']}, {results['date']}.")
     return "\n\n".join(parts) + "\n"
+
+
+def with_claims(text: str, results: dict) -> str:
+    """The project's README with the table of claims between its two marks."""
+    before, _, rest = text.partition("<!-- results -->\n")
+    after = rest.partition("<!-- end of results -->")[2]
+    where = (
+        f"Measured on {results['processor']}, {results['threads']} threads, {results['date']}: [papers/{HERE.name}](papers/{HERE.name})."
+    )
+    return f"{before}<!-- results -->\n{claims(results)}\n\n{where}\n<!-- end of results -->{after}"
 
 
 INTRODUCTION = """# Deep Compression (Han, Mao, Dally, ICLR 2016)
@@ -151,7 +165,10 @@ def main() -> None:
         processor = f"{here.processor} ({' '.join(here.features)})"
         facts = {"processor": processor, "threads": torch.get_num_threads(), "torch": here.torch, "date": time.strftime("%Y-%m-%d")}
         stored.write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n")
-    (HERE / "README.md").write_text(readme(json.loads(stored.read_text())))
+    results = json.loads(stored.read_text())
+    (HERE / "README.md").write_text(page(results))
+    front = HERE.parents[1] / "README.md"
+    front.write_text(with_claims(front.read_text(), results))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,24 @@ def test_tied_weights_share_one_form():
         assert model["a"].weight is model["b"].weight
 
 
+def test_tied_weights_are_baked_into_one_parameter():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    forms.attach(model[0], "weight", half(model[0].weight), model=model)
+    forms.bake(model[0], "weight", model=model)
+    assert model[0].weight is model[1].weight
+    assert type(model[1]) is nn.Linear
+
+
+def test_a_frozen_weight_stays_frozen():
+    layer = nn.Linear(4, 4)
+    layer.weight.requires_grad_(False)
+    forms.attach(layer, "weight", half(layer.weight))
+    assert not any(p.requires_grad for p in forms.of(layer, "weight").parameters())
+    forms.bake(layer, "weight")
+    assert not layer.weight.requires_grad
+
+
 def test_replacing_a_form_replaces_it_in_every_holder():
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     model[1].weight = model[0].weight
