@@ -6,7 +6,7 @@ Rules, in order.
    A size factor within 1 % of 1 is none.
 3. Where there is no gain, the verdict is `SLOWER s` if it was measured to be slower, `LARGER r` if the file grew,
    `NO GAIN` if neither. A network that gained in one way and lost in the other says both.
-4. Then each metric: unchanged (its interval contains zero), better or worse, before and after, with the interval.
+4. Then each metric: within noise (its interval contains zero), better or worse, before and after, with the interval.
    A metric that was not compared sample by sample is given without a judgement; without any, accuracy was not measured.
 5. Speed is named only where it was measured; `same speed` where its interval contains 1.
 """
@@ -102,7 +102,7 @@ def _metrics(baseline: Measurement, result: Measurement, comparison: Mapping[str
         if paired is None:
             said.append(f"{name} {values}")
             continue
-        judgement = "worse" if paired.worse else "better" if paired.better else "unchanged"
+        judgement = "worse" if paired.worse else "better" if paired.better else "within noise"
         difference, low, high = (f"{scale * x:+.2f}" for x in (paired.difference, paired.low, paired.high))
         interval = f"95 % interval {low} to {high}, {paired.samples:,} samples"
         said.append(f"{name} {judgement} ({values}, {difference}{points}, {interval})")

@@ -25,9 +25,9 @@ def say(before, after, lost=None, speed=None, gained=0):
     return verdict(measured(before, old, 2.0), measured(after, new, 1.0), {"top-1": paired(old, new)}, speed)
 
 
-def test_smaller_and_unchanged():
+def test_smaller_and_within_noise():
     said = say(52_300, 1_000, lost=2)
-    assert said.startswith("SMALLER 52.3x (52.3 kB to 1 kB), top-1 unchanged (100.00 % to 99.80 %, -0.20 points, 95 % interval -0.")
+    assert said.startswith("SMALLER 52.3x (52.3 kB to 1 kB), top-1 within noise (100.00 % to 99.80 %, -0.20 points, 95 % interval -0.")
     assert said.endswith("1,000 samples)")
 
 
@@ -44,7 +44,7 @@ def test_smaller_and_unchanged():
         (1000, 1000, 0, SLOW, "SLOWER 2.00x"),
         (1000, 2000, 0, SLOW, "SLOWER 2.00x (2 ms to 1 ms, 95 % interval 1.67 to 2.50), LARGER 2.00x"),
         (1000, 2000, 0, None, "LARGER 2.00x"),
-        (1000, 1000, 0, None, "NO GAIN (1 kB to 1 kB), top-1 unchanged"),
+        (1000, 1000, 0, None, "NO GAIN (1 kB to 1 kB), top-1 within noise"),
         (1000, 995, 0, None, "NO GAIN"),
         (1000, 1000, 0, SAME, "NO GAIN (1 kB to 1 kB; speed 1.02x, 95 % interval 0.97 to 1.08)"),
     ],
@@ -67,7 +67,7 @@ def test_without_a_comparison_nothing_is_judged():
 def test_a_metric_that_is_no_proportion_is_no_percentage():
     old, new = [1.5, 2.5, 3.5], [1.4, 2.6, 3.6]
     said = verdict(measured(1000, old), measured(100, new), {"top-1": paired(old, new)})
-    assert "top-1 unchanged (2.50 to 2.53, +0.03, 95 % interval -0." in said
+    assert "top-1 within noise (2.50 to 2.53, +0.03, 95 % interval -0." in said
     assert "points" not in said
 
 
