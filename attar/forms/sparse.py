@@ -26,7 +26,7 @@ class Sparse(Form):
         super().__init__()
         self.register_buffer("mask", mask.detach().to(torch.bool).clone(memory_format=torch.contiguous_format))
         self.values = values if isinstance(values, Form) else Dense(values)
-        kept = int(self.mask.sum())
+        kept = int(self.mask.count_nonzero())
         if self.values.shape != (kept,):
             raise ValueError(f"values must have shape [{kept}], one for each kept element of the mask, got {list(self.values.shape)}")
 

@@ -23,7 +23,6 @@ TRAINING_ARGUMENT = {
     "aten.alpha_dropout.default": 2,
     "aten.feature_alpha_dropout.default": 2,
     "aten.batch_norm.default": 5,
-    "aten.instance_norm.default": 5,
     "aten.lstm.input": 6,
     "aten.gru.input": 6,
     "aten.rnn_tanh.input": 6,
@@ -89,16 +88,18 @@ class Program(nn.Module):
         shape = network.inputs[0].shape
         if len(network.inputs) == 1 and shape and None not in shape[1:]:
             self.example_shape = shape[1:]
-        self.graph = _callable_graph(network)
+        self._graph = _callable_graph(network)
         self.eval()
 
     def train(self, mode: bool = True) -> Program:
         super().train(mode)
-        for node in self.graph.nodes:
+        for node in self._graph.nodes:
             position = TRAINING_ARGUMENT.get(op_name(node))
             if position is not None and len(node.args) > position:
                 node.update_arg(position, mode)
-        code = self.graph.python_code("self")
+            elif op_name(node) == "aten.instance_norm.default" and node.args[3] is not None:  # else it has no statistics but the input's
+                node.update_arg(5, mode)
+        code = self._graph.python_code("self")
         namespace = dict(code.globals)
         exec(code.src, namespace)  # fx's own text of the graph: names are checked identifiers, values are literals
         self.forward = types.MethodType(namespace["forward"], self)  # with the parameters' names, as export and callers want them

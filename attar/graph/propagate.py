@@ -42,7 +42,7 @@ def fakes(network: Network, shapes: Sequence[tuple[int, ...] | None], *, byte_ca
     results: dict[fx.Node, Any] = {}
     given = iter(zip(network.inputs, shapes, strict=True))
     last_use = {source: node for node in network.graph.nodes for source in node.all_input_nodes}
-    with _quiet(), torch.no_grad(), FakeTensorMode(), meter:
+    with _quiet(), torch.no_grad(), FakeTensorMode(allow_fallback_kernels=False), meter:  # no kernel is run for real
         for node in network.graph.nodes:
             try:
                 if node.op == "placeholder":
@@ -157,7 +157,7 @@ def _recurrent(gates: int) -> Callable[[Mapping[str, Any]], tuple[Tensor, ...]]:
         shapes = []
         for layer in range(layers):
             width = x.shape[2] if layer == 0 else out * directions
-            one = [(gates * hidden, width), (gates * hidden, out)]
+            one: list[tuple[int, ...]] = [(gates * hidden, width), (gates * hidden, out)]
             one += [(gates * hidden,)] * 2 if bound["has_biases"] else []
             one += [(out, hidden)] if out != hidden else []
             shapes += one * directions
@@ -195,6 +195,10 @@ def _division(bound: Mapping[str, Any]) -> None:
     _require(not (bound["rounding_mode"] == "trunc" and whole) or safe, "whole numbers can be divided with truncation by a constant only")
 
 
+def _power(bound: Mapping[str, Any]) -> None:
+    _require(abs(bound["n"]) <= 1 << 20, "a matrix power must be at most 2^20: PyTorch does not come back from the largest")
+
+
 def _pieces(count: Callable[[Mapping[str, Any]], int]) -> Callable[[Mapping[str, Any]], None]:
     def check(bound: Mapping[str, Any]) -> None:
         _require(count(bound) <= _MOST_PIECES, f"a tensor can be cut into at most {_MOST_PIECES} pieces")
@@ -211,6 +215,8 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "_weight_norm": _weight_norm,
     "div.Tensor_mode": _division,
     "div.Scalar_mode": _division,
+    "linalg_matrix_power": _power,
+    "matrix_power": _power,
     "unbind.int": _each,
     "unbind_copy.int": _each,
     "split.Tensor": _every,

@@ -97,6 +97,8 @@ def test_recurrent_layers_have_the_shapes_that_they_really_have(kind, options):
         network(A._weight_norm.default, "@0", "@1", 0, tensors=[torch.zeros(300, 4), torch.zeros(1)]),
         network(A._weight_norm.default, "@0", "@1", 7, tensors=[torch.zeros(300, 4), torch.zeros(1)]),
         network(A.div.Tensor_mode, "@0", "@0", rounding_mode="trunc", tensors=[torch.tensor([-(2**63)])]),
+        network(A.linalg_matrix_power.default, "@0", -(2**63), tensors=[torch.ones(3, 3)]),
+        network(A.matrix_power.default, "@0", 2**63 - 1, tensors=[torch.ones(3, 3)]),
         network(A.div.Scalar_mode, "@0", -1, rounding_mode="trunc", tensors=[torch.tensor([-(2**63)])]),
     ],
 )
