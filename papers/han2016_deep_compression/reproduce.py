@@ -68,7 +68,9 @@ def run(network: str, seed: int, out: Path, data_dir: str | None) -> dict:
     task = mnist(data_dir, seed=seed, **preprocessing(model))
     folder = out / f"{network}-{seed}"
     result = compress(model, task, HERE / f"{network}.yaml", out=folder, seed=seed, control=True, resume=True, paper=paper_rows(network))
-    seconds = time.monotonic() - begun
+    clock = out / f"{network}-{seed}.seconds"  # of all goes at this run, if it was killed
+    seconds = time.monotonic() - begun + (float(clock.read_text()) if clock.exists() else 0.0)
+    clock.write_text(str(seconds))
     report = result.report
     before, after, difference = report.baseline, report.result, report.comparison["top-1"]
     print(f"{network}, seed {seed}, {seconds:.0f} s: {report.verdict}", flush=True)
