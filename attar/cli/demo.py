@@ -25,6 +25,7 @@ def demo(
 ) -> None:
     """Train a small network on the embedded digits, compress it, reload the file and prove it; under a minute."""
     folder = out if out is not None else Path(tempfile.mkdtemp(prefix="attar-demo-"))
+    torch.set_num_threads(1)  # at this size more threads only wait for one another
     torch.manual_seed(seed)
     model = digits_net()
     task = digits(seed=seed, **preprocessing(model))
