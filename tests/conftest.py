@@ -1,9 +1,16 @@
-"""One thread for each test process: pytest-xdist runs one on each core, and threads that wait for one another cost a hundredfold."""
+"""What holds for every test.
+
+One thread for each process: pytest-xdist runs one on each core, and threads that wait for one another cost a hundredfold.
+No deadlines: a test that depends on the clock fails on a busy machine.
+"""
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
+import hypothesis
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("attar", deadline=None)
+hypothesis.settings.load_profile("attar")
