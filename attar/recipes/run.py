@@ -26,7 +26,7 @@ from attar.recipes.recipe import Recipe, Stage, load_recipe
 from attar.recipes.stages import VERBS
 from attar.step import Step
 from attar.task import Task
-from attar.training import Checkpoint, Engine, Settings, bar, load_state, model_state, restore_model, save_state, start, train
+from attar.training import Checkpoint, Engine, Settings, bar, discard_state, load_state, model_state, restore_model, save_state, start, train
 
 __all__ = ["Result", "compress"]
 
@@ -145,7 +145,7 @@ class _Work:
         row = act()
         self.engine.from_main(lambda: save_state(path, {"model": model_state(model), "row": row}))
         if self.engine.is_main:
-            self.folder.training(self.position, name).unlink(missing_ok=True)
+            discard_state(self.folder.training(self.position, name))
         return row
 
     def train(self, settings: Settings, steps: Sequence[Step] = ()) -> None:

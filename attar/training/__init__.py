@@ -5,7 +5,7 @@
 keep such values in one file that is never half written.
 """
 
-from attar.training.checkpoint import Checkpoint, load_state, save_state
+from attar.training.checkpoint import Checkpoint, discard_state, load_state, save_state
 from attar.training.engine import Engine, end_training, start
 from attar.training.loop import History, train
 from attar.training.progress import bar
@@ -18,6 +18,7 @@ __all__ = [
     "History",
     "Settings",
     "bar",
+    "discard_state",
     "end_training",
     "load_state",
     "model_state",

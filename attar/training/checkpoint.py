@@ -20,7 +20,7 @@ from torch import Tensor
 
 from attar.errors import AttarError, FormatError
 
-__all__ = ["Checkpoint", "load_state", "save_state"]
+__all__ = ["Checkpoint", "discard_state", "load_state", "save_state"]
 
 _VERSION = 1
 _KEY = "attar"
@@ -61,7 +61,7 @@ def save_state(path: str | Path, value: Any) -> None:
     path = Path(path)
     packing = _Packing()
     text = json.dumps({"version": _VERSION, "value": _pack(value, packing, "state")})
-    aside = path.with_name(path.name + ".partial")  # a folder: safetensors makes files of its own beside the one it writes
+    aside = _aside(path)
     try:
         shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed while it wrote
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +75,18 @@ def save_state(path: str | Path, value: Any) -> None:
         raise AttarError(f"cannot save {path}: {error}; free some space or choose another folder (the previous file is intact)") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def discard_state(path: str | Path) -> None:
+    """Remove a file of `save_state`, and what a killed write of it may have left; no error where there is neither."""
+    path = Path(path)
+    path.unlink(missing_ok=True)
+    shutil.rmtree(_aside(path), ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """Where a file is written before it is renamed: a folder, since safetensors makes files of its own beside the one it writes."""
+    return path.with_name(path.name + ".partial")
 
 
 def load_state(path: str | Path) -> Any:

@@ -115,6 +115,14 @@ def test_a_stopped_run_ends_in_the_same_bytes(task, whole, tmp_path, monkeypatch
     assert not list((tmp_path / "out" / "checkpoints").glob("*.training"))
 
 
+def test_what_a_killed_checkpoint_left_goes_with_the_stage(task, whole, tmp_path):
+    left = tmp_path / "out" / "checkpoints" / "02-prune.training.partial"
+    left.mkdir(parents=True)
+    (left / "state").write_bytes(b"half")
+    compress(network(), task, RECIPE, out=tmp_path / "out", seed=3, resume=True)
+    assert not left.exists()
+
+
 def test_control_gives_the_baseline_the_same_epochs(task, tmp_path):
     recipe = [{"train": {"epochs": 1, "lr": 0.1}}, {"prune": {"keep": 0.5, "epochs": 1, "lr": 0.1}}]
     plain = compress(network(), task, recipe, out=tmp_path / "plain")
