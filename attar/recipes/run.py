@@ -26,7 +26,19 @@ from attar.recipes.recipe import Recipe, Stage, load_recipe
 from attar.recipes.stages import VERBS
 from attar.step import Step
 from attar.task import Task
-from attar.training import Checkpoint, Engine, Settings, bar, discard_state, load_state, model_state, restore_model, save_state, start, train
+from attar.training import (
+    Checkpoint,
+    Engine,
+    Settings,
+    bar,
+    discard_state,
+    load_state,
+    model_state,
+    restore_model,
+    save_state,
+    start,
+    train,
+)
 
 __all__ = ["Result", "compress"]
 
