@@ -63,14 +63,9 @@ def open_folder(path: str | Path, identity: dict[str, Any], *, resume: bool) -> 
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         held = [name for name in os.listdir(folder.path) if name != ".lock"]
-        lock = os.open(folder.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise AttarError(f"cannot write to {folder.path} ({error.strerror}): choose another folder with --out") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise AttarError(f"another run is writing {folder.path}: wait for it, or choose another folder with --out") from None
+        raise _unwritable(folder.path, error) from None
+    with _locked(folder.path):
         if held and not resume:
             raise AttarError(f"{folder.path} holds {', '.join(sorted(held)[:3])}: choose another folder, or pass --resume or --overwrite")
         _require_same_run(folder, identity)
@@ -78,14 +73,12 @@ def open_folder(path: str | Path, identity: dict[str, Any], *, resume: bool) -> 
             left.unlink()
         write_atomically(folder.identity, json.dumps(identity, indent=1, sort_keys=True).encode())
         yield folder
-    finally:
-        os.close(lock)
 
 
 def clear(path: str | Path) -> None:
     """Remove what an earlier run left in a folder, and nothing else (`--overwrite`).
 
-    Raises AttarError where the folder holds other things: they are not ours to remove.
+    Raises AttarError where the folder holds other things, which are not ours to remove, or another run is writing it.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -93,11 +86,32 @@ def clear(path: str | Path) -> None:
     foreign = sorted(name for name in os.listdir(folder) if name not in _OURS and not name.endswith(".part"))
     if foreign:
         raise AttarError(f"{folder} holds {', '.join(foreign[:3])}, which no run of attar made: choose another folder with --out")
-    for name in os.listdir(folder):
-        target = folder / name
-        if name == ".lock":  # another run may hold it
-            continue
-        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with _locked(folder):
+        for name in os.listdir(folder):
+            target = folder / name
+            if name != ".lock":  # it is held until all is gone
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """While open, no other process may write the folder; the system lets go of it should this one be killed."""
+    try:
+        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AttarError(f"another run is writing {path}: wait for it, or choose another folder with --out") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _unwritable(path: Path, error: OSError) -> AttarError:
+    return AttarError(f"cannot write to {path} ({error.strerror}): choose another folder with --out")
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ from attar.data.digits import digits
 from attar.errors import AttarError, DataError, RecipeError, TraceError
 from attar.evaluation import Report, evaluate
 from attar.graph import weights
-from attar.recipes import compress
+from attar.recipes import clear, compress
 from attar.task import Task
 
 RECIPE = [
@@ -148,6 +148,17 @@ def test_a_folder_that_another_run_holds_is_refused(task, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(AttarError, match="another run is writing"):
             compress(network(), task, RECIPE, out=tmp_path / "out", resume=True)
+
+
+def test_overwriting_what_another_run_writes_removes_nothing(tmp_path):
+    (tmp_path / "model.attar").write_bytes(b"theirs")
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(AttarError, match="another run is writing"):
+            clear(tmp_path)
+    assert (tmp_path / "model.attar").read_bytes() == b"theirs"
+    clear(tmp_path)
+    assert not (tmp_path / "model.attar").exists()
 
 
 def test_a_damaged_run_file_is_said(task, tmp_path):
