@@ -20,8 +20,8 @@ from attar.graph.propagate import propagate
 
 __all__ = ["call_with", "eval_mode", "trace"]
 
-# guards and checks that export adds; our own checks replace them
 _NO_CAP = 1 << 62
+# guards and checks that export adds; our own checks replace them
 _CHECKS = {"_guards_fn", "aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default"}
 
 
@@ -74,19 +74,21 @@ def call_with(model: nn.Module, example: tuple | Mapping[str, Any]) -> Any:
 
 
 def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
-    """Export with the first size free, else with fixed sizes; in-place ops made functional, by us or by PyTorch."""
+    """Export with the first sizes free, else with fixed sizes; in-place ops made functional, by us or by PyTorch."""
     refusal: Exception | None = None
-    for free in (True, False):
+    shapes = _free_first_sizes(model, args, kwargs)
+    given = (args, kwargs)
+    for inputs, dynamic in ((pytree.tree_map(_two_samples, given), shapes), (given, shapes), (given, None)):
         try:
-            shapes = _free_first_sizes(model, args, kwargs) if free else None
-            given = pytree.tree_map(_two_samples, (args, kwargs)) if free else (args, kwargs)
-            exported = torch.export.export(model, *given, dynamic_shapes=shapes, strict=False)
-            break
+            exported = torch.export.export(model, *inputs, dynamic_shapes=dynamic, strict=False)
         except Exception as error:  # export fails in many ways, and each is a reason to report
             refusal = error
+            continue
+        if _takes(exported, given):
+            break
     else:
         raise TraceError(f"{type(model).__name__} cannot be traced: {_first_line(refusal)}") from refusal
-    notes: tuple[str, ...] = () if free else ("all sizes are fixed to the example's: export refused a free batch size",)
+    notes: tuple[str, ...] = () if dynamic else ("all sizes are fixed to the example's: export refused a free batch size",)
     if any(op_name(n).startswith("wrap_with") or _nested(n) for n in exported.graph.nodes) or make_functional(exported.graph):
         try:
             exported = exported.run_decompositions({})
@@ -100,6 +102,19 @@ def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.export.E
 def _two_samples(leaf: Any) -> Any:
     """A batch of one sample twice: export takes a size of 1 for a constant, and never frees it."""
     return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == 1 else leaf
+
+
+def _takes(exported: torch.export.ExportedProgram, given: Any) -> bool:
+    """Whether the graph takes the example as it was given: two samples may have been taken for a constant."""
+    user = set(exported.graph_signature.user_inputs)
+    sizes = [node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder" and node.name in user]
+    leaves = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+    tensors = [value for value in sizes if isinstance(value, Tensor)]
+    return all(
+        isinstance(size, torch.SymInt) or size == wanted
+        for value, leaf in zip(tensors, leaves, strict=True)
+        for size, wanted in zip(value.shape, leaf.shape, strict=True)
+    )
 
 
 def _shape(leaf: Any) -> tuple[int, ...] | None:

@@ -74,6 +74,30 @@ def test_one_sample_leaves_the_batch_free_and_gives_its_own_sizes():
     assert graph.shape(first) == (1, 4, 8, 8)
 
 
+class FixedBatch(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).reshape(x.shape[0], -1) + torch.arange(x.shape[0])[:1] * int(x.shape[0])
+
+
+class Shared(nn.Linear):
+    def forward(self, x, mask):
+        return super().forward(x) * mask
+
+
+def test_a_batch_that_becomes_a_constant_is_the_example_s():
+    model, x = FixedBatch(3, 2), torch.randn(1, 3)
+    network = graph.trace(model, (x,))
+    assert network.inputs[0].shape in ((1, 3), (None, 3))
+    assert_same(model, network.program(), (x,))
+
+
+def test_an_input_shared_by_all_samples_stays_so():
+    model, example = Shared(3, 2), (torch.randn(4, 3), torch.randn(1, 2))
+    network = graph.trace(model, example)
+    assert [i.shape for i in network.inputs] == [(None, 3), (1, 2)]
+    assert_same(model, network.program(), (torch.randn(5, 3), example[1]))
+
+
 def test_names_ties_and_forms_survive():
     model = Awkward()
     mask = torch.rand(8, 8) < 0.5
