@@ -302,7 +302,7 @@ def _items(values: Tensor) -> NDArray[np.uint8]:
 
 
 def from_streams(found: Header, data: bytearray) -> tuple[dict[str, Tensor], dict[str, Form]]:
-    """The tensors and forms of a validated file; large raw tensors are views of `data`.
+    """The tensors and forms of a validated file, in memory of their own.
 
     Raises FormatError where a stream does not decode, or parts do not make a form.
     """
@@ -378,11 +378,12 @@ class _Parts:
         return [Symbols(flags, 2), _put_together(values.number, [first, *(self.part(other) for other in others)])]
 
     def numbers(self, array: Array) -> Tensor:
-        """The array as a tensor: a view of the file where its stream is its own and large, else a copy."""
+        """The array as a tensor of its own memory; read at once where its stream is its own and large."""
         stream, dtype = self.streams[array.streams[0]], DTYPES[array.dtype]
         own = array.layout == header.NUMBERS and stream.size == array.count * array.itemsize
         if own and header.aligned(stream.codec, stream.size) and dtype != torch.bool:  # truth values are checked
-            return torch.frombuffer(self.data, dtype=dtype, count=array.count, offset=stream.offset).view(array.shape)
+            view = torch.frombuffer(self.data, dtype=dtype, count=array.count, offset=stream.offset)
+            return view.clone().view(array.shape)  # at an address as PyTorch chooses them: matrix products may depend on it
         return _typed(self.items(array), array)
 
     def items(self, array: Array) -> NDArray[np.uint8]:
