@@ -29,6 +29,8 @@ def inspect(
         print_json(found.as_data())
         return
     print(text(_table(model, found)))
+    work = f"{found.multiplications:,} multiplications, {found.additions:,} additions, {found.macs:,} MACs, {found.flops:,} FLOPs"
+    print(f"* one call on one sample: {work} (a multiply-accumulate is one MAC and two FLOPs)")
     for note in found.notes:
         print(f"* {note}")
 

@@ -42,13 +42,20 @@ class Inspection:
     parameters: int
     nonzeros: int
     multiplications: int
+    additions: int
+    macs: int
     bytes: int
     estimate: int
     notes: tuple[str, ...]
 
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions together."""
+        return self.multiplications + self.additions
+
     def as_data(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return asdict(self) | {"flops": self.flops}
 
 
 def inspect(model: nn.Module, example: tuple | Mapping[str, Any]) -> Inspection:
@@ -68,14 +75,14 @@ def inspect(model: nn.Module, example: tuple | Mapping[str, Any]) -> Inspection:
     layers, inside = [], 0
     for weight in weights(model, ["*"]) if default else []:
         path = weight.holders[0].path
-        work = per_layer[path].cost.multiplications if path in per_layer else 0
+        multiplications = per_layer[path].cost.multiplications if path in per_layer else 0
         elements = math.prod(weight.shape)
         nonzeros = weight.form.nonzeros() if weight.form else elements
         estimate = _estimate(elements)
         inside += elements
         layers.append(
             InspectedLayer(
-                weight.name, weight.shape, _form_name(weight.form), elements, nonzeros, work, _methods(weight, default), estimate
+                weight.name, weight.shape, _form_name(weight.form), elements, nonzeros, multiplications, _methods(weight, default), estimate
             )
         )
     total = dense_bytes(model)
@@ -83,7 +90,9 @@ def inspect(model: nn.Module, example: tuple | Mapping[str, Any]) -> Inspection:
     estimate = rest + sum(layer.estimate for layer in layers)
     if not default:
         notes = (*notes, "nothing to compress: no convolution, linear, recurrent or attention weight was found")
-    return Inspection(tuple(layers), counted.parameters, counted.nonzeros, counted.total.multiplications, total, estimate, notes)
+    work = counted.total
+    figures = (counted.parameters, counted.nonzeros, work.multiplications, work.additions, work.macs)
+    return Inspection(tuple(layers), *figures, total, estimate, notes)
 
 
 def _counted(model: nn.Module, example: Any) -> tuple[Count, tuple[str, ...]]:

@@ -43,6 +43,8 @@ def test_inspect_shows_layers_and_totals(attar):
     for said in ("conv1", "fc2", "400,000", "1,600,000", "431,080", "prune, quantize"):
         assert said in out
     found = json.loads(attar("inspect", "zoo:lenet5", "--json")[1])
+    assert found["macs"] == 2_293_000
+    assert found["flops"] == found["multiplications"] + found["additions"]
     assert [layer["multiplications"] for layer in found["layers"]] == [288_000, 1_600_000, 400_000, 5_000]
 
 
