@@ -1,6 +1,6 @@
 """The errors of Attar: each message says the rule, what came, and what to do."""
 
-__all__ = ["AttarError", "DataError", "FormatError", "RecipeError", "TraceError"]
+__all__ = ["AttarError", "DataError", "FormatError", "RecipeError", "SurgeryError", "TraceError"]
 
 
 class AttarError(Exception):
@@ -21,3 +21,7 @@ class RecipeError(AttarError):
 
 class TraceError(AttarError):
     """A network whose graph cannot be had, with the reason."""
+
+
+class SurgeryError(AttarError):
+    """A cut that cannot be made, or whose result is not the network it came from; the network is as it was."""

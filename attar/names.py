@@ -25,7 +25,7 @@ def members(family: str) -> dict[str, Callable]:
     """Every member of a family, by name, sorted.
 
     >>> sorted(members("saliency"))[:2]
-    ['magnitude', 'random']
+    ['l1', 'l2']
     """
     package = importlib.import_module(FAMILIES[family])
     found = {}

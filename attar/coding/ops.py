@@ -1,9 +1,10 @@
 """The ops that a file may name: a white list, readable from top to bottom.
 
 All are functional (none writes to its arguments), deterministic in eval mode, and give results whose shapes follow from
-the arguments' shapes. Left out on purpose: whatever reads memory that nobody wrote (`empty`, `new_empty`), makes a view
-by raw offsets (`as_strided`, `set_`), draws random numbers, opens files, or has a size that depends on data (`nonzero`).
-Shapes that PyTorch does not check itself are checked by `graph.propagate`, which every loaded graph passes.
+the arguments' shapes. Left out on purpose: whatever reads memory that nobody wrote (`empty`, `new_empty`, `_grouped_mm`),
+makes a view by raw offsets (`as_strided`, `set_`), draws random numbers, opens files, or has a size that depends on data
+(`nonzero`). Shapes and numbers that PyTorch does not check itself are checked by `graph.propagate`, which every loaded graph
+passes; what depends on where an argument comes from or where a result goes is checked by `check_graph`.
 """
 
 import operator
@@ -15,8 +16,9 @@ from torch import fx
 
 from attar.errors import FormatError
 from attar.graph import op_name
+from attar.graph.grouped import grouped_mm
 
-__all__ = ["ATEN", "SIZES", "check_arguments", "resolve", "short_name"]
+__all__ = ["ATEN", "OWN", "SIZES", "check_arguments", "check_graph", "resolve", "short_name"]
 
 # Without the namespace, and without the overload where it is `default`.
 ATEN = frozenset(
@@ -25,7 +27,7 @@ ATEN = frozenset(
     conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding convolution
     conv_transpose1d conv_transpose2d.input conv_transpose3d.input
     lstm.input gru.input rnn_tanh.input rnn_relu.input lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
-    scaled_dot_product_attention embedding
+    scaled_dot_product_attention embedding embedding_bag.padding_idx
 
     batch_norm instance_norm group_norm layer_norm native_layer_norm native_group_norm rms_norm
     norm.Scalar norm.ScalarOpt_dim norm.ScalarOpt_dim_dtype linalg_vector_norm linalg_norm linalg_matrix_norm frobenius_norm.dim
@@ -65,7 +67,7 @@ ATEN = frozenset(
     var_mean.correction std_mean.correction logsumexp nansum
     amax amin aminmax max max.dim min min.dim argmax argmin median median.dim all all.dim all.dims any any.dim any.dims
     cumsum cumprod cummax cummin logcumsumexp diff sort sort.stable argsort argsort.stable topk kthvalue
-    count_nonzero count_nonzero.dim_IntList trace searchsorted.Tensor bucketize.Tensor
+    count_nonzero count_nonzero.dim_IntList trace searchsorted.Tensor bucketize.Tensor histc
 
     view reshape view_as reshape_as expand expand_as flatten.using_ints unflatten.int squeeze squeeze.dim squeeze.dims unsqueeze
     _unsafe_view broadcast_to broadcast_tensors ravel
@@ -93,6 +95,9 @@ ATEN = frozenset(
     """.split()  # noqa: SIM905 (as a list it would be 400 lines, without the groups)
 )
 
+# Attar's own ops; their names carry a leading "+".
+OWN: dict[str, torch._ops.OpOverload] = {"+grouped_mm": grouped_mm._opoverload}
+
 # Arithmetic of sizes, by Python itself; their names carry a leading "=".
 SIZES: dict[str, Callable] = {
     f"={function.__name__}": function
@@ -113,13 +118,15 @@ def short_name(node: fx.Node) -> str:
             return short
     elif SIZES.get(f"={name}") is node.target:
         return f"={name}"
+    elif (short := f"+{name.removeprefix('attar.').removesuffix('.default')}") in OWN:
+        return short
     raise FormatError(f"op {name or node.format_node()} is not on the list of ops that a file may hold (coding/ops.py)")
 
 
 def resolve(name: str) -> Callable:
     """The op that a file's name means; FormatError where it is not on the list."""
-    if name in SIZES:
-        return SIZES[name]
+    if name in SIZES or name in OWN:
+        return SIZES.get(name) or OWN[name]
     if name not in ATEN:
         raise FormatError(f"op {name[:60]!r} is not on the list of allowed ops: the file is hostile or from a newer version")
     packet, _, overload = name.partition(".")
@@ -145,6 +152,31 @@ def check_arguments(name: str, args: tuple, kwargs: Mapping[str, Any]) -> None:
         fits = isinstance(value, kind) if kind else not isinstance(value, _NAMED)
         if value is not None and not fits:
             raise FormatError(f"op {name} cannot have {str(value)[:40]!r} as {argument.name!r}")
+
+
+def check_graph(graph: fx.Graph) -> None:
+    """Refuse an `embedding_bag` that PyTorch would follow out of its memory, or of whose results more than the first is used.
+
+    It checks the first and the last of its offsets only, so they must be an `arange`, which ascends; its other results may be
+    memory that nobody wrote.
+    """
+    for node in graph.nodes:
+        if op_name(node) == "aten.embedding_bag.padding_idx":
+            offsets = node.args[2] if len(node.args) > 2 else node.kwargs.get("offsets")
+            if not _ascends(offsets):
+                raise FormatError("op embedding_bag.padding_idx must have an arange by a known step as its offsets: no other ascends")
+            if not all(op_name(user) == "getitem" and user.args == (node, 0) for user in node.users):
+                raise FormatError("op embedding_bag.padding_idx gives the first of its results only")
+
+
+def _ascends(offsets: Any) -> bool:
+    """Whether a value is an arange by a known step, in numbers that do not wrap around."""
+    if not isinstance(offsets, fx.Node) or offsets.kwargs.get("dtype") not in (None, torch.int64):
+        return False
+    step = 1
+    if op_name(offsets) == "aten.arange.start_step":
+        step = offsets.args[2] if len(offsets.args) > 2 else 1  # type: ignore[assignment]
+    return op_name(offsets).startswith("aten.arange.") and type(step) is int and step > 0 and "step" not in offsets.kwargs
 
 
 _KINDS = {"ScalarType": torch.dtype, "Layout": torch.layout, "MemoryFormat": torch.memory_format, "Device": torch.device}

@@ -132,6 +132,7 @@ def write(network: Network, probes: Iterable[tuple[int, ...] | None], *, names: 
     call = {name: _pack_tree(tree, refer) for name, tree in network.call.items()}
     preprocessing = {key: list(values) for key, values in network.preprocessing.items()}
     document = [order if names else len(order), described, call, rows, output, preprocessing]
+    ops.check_graph(network.graph)
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     parse(text)  # what could not be read again must not be written
     return text
@@ -194,8 +195,9 @@ def build(structure: Structure) -> fx.Graph:
         args = tuple(_unpack(value, resolve) for value in arguments)
         named = {key: _unpack(value, resolve) for key, value in kwargs.items()}
         ops.check_arguments(name, args, named)
-        results.append(graph.create_node("call_function", target, args, named, name=name.lstrip("=").partition(".")[0]))
+        results.append(graph.create_node("call_function", target, args, named, name=name.lstrip("=+").partition(".")[0]))
     graph.output(_unpack_tree(structure.output, lambda value: _unpack(value, resolve)))
+    ops.check_graph(graph)
     return graph
 
 

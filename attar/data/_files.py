@@ -16,18 +16,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from attar.errors import DataError
+from attar.machine import cache_folder
 
-__all__ = ["cache_folder", "cached", "data_folder", "obtain", "one_line"]
+__all__ = ["cached", "data_folder", "obtain", "one_line"]
 
 
 def one_line(error: BaseException) -> str:
     """The message of a foreign error, which may have several lines."""
     return " ".join(str(error).split())
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for Attar: `$XDG_CACHE_HOME/attar`, or `~/.cache/attar`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attar"
 
 
 def data_folder(folder: str | Path | None) -> Path:

@@ -205,6 +205,42 @@ def test_a_node_that_is_not_allowed_is_refused(text):
         structure.build(structure.parse(text))
 
 
+def bags(*arange, nodes=(), used="^", **kwargs) -> str:
+    """A document of an embedding bag whose offsets are the given op."""
+    made = [[*arange, *([kwargs] if kwargs else [])], ["embedding_bag.padding_idx", "@", "<", "^", False, 0, False, None, False, None]]
+    return json.dumps([["table"], [["x", "int64", [4]]], {"x": 0}, [*made, *nodes], used, {}])
+
+
+FIRST = [["=getitem", "^", 0]]
+
+
+def test_an_embedding_bag_by_an_arange_is_read():
+    for arange in (["arange", 3], ["arange.start", 0, 3], ["arange.start_step", 0, 4, 2]):
+        structure.build(structure.parse(bags(*arange, nodes=FIRST)))
+    structure.build(structure.parse(bags("arange", 3, nodes=FIRST, dtype=":int64")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bags("neg", "<", nodes=FIRST),
+        bags("arange.start_step", 0, -100000, -1, nodes=FIRST),
+        bags("arange.start_step", 0, 4, 0, nodes=FIRST),
+        bags("arange.start_step", 0, 4, 2.5, nodes=FIRST),
+        bags("arange.start_step", 0, 4, "<", nodes=FIRST),
+        bags("arange.start_step", 0, 4, nodes=FIRST, step=-1),
+        bags("arange.start_step", 0, 1 << 33, 1 << 30, nodes=FIRST, dtype=":int32"),
+        bags("arange", 3),
+        bags("arange", 3, nodes=[["=getitem", "^", 1]]),
+        bags("arange", 3, nodes=[["=getitem", "^", 0], ["cat", "^2"]]),
+        bags("arange", 3, nodes=FIRST, used=["t", "^", "^2"]),
+    ],
+)
+def test_an_embedding_bag_that_could_leave_its_memory_is_refused(text):
+    with pytest.raises(FormatError, match="embedding_bag"):
+        structure.build(structure.parse(text))
+
+
 def test_outputs_nested_too_deep_are_refused():
     tree: list = ["l"]
     for _ in range(40):

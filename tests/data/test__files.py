@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attar.data._files import cache_folder, cached, data_folder, obtain
+from attar.data._files import cached, data_folder, obtain
 from attar.errors import DataError
+from attar.machine import cache_folder
 
 CONTENT = b"the official file"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

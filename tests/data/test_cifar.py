@@ -14,9 +14,9 @@ import torch
 
 from attar.data import cifar as module
 from attar.data._batches import read_batch
-from attar.data._files import cache_folder
 from attar.data.cifar import cifar10, cifar100, shift_and_flip
 from attar.errors import DataError
+from attar.machine import cache_folder
 
 TEN = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
