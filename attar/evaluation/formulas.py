@@ -133,6 +133,18 @@ def _inner(left: str, right: str) -> Formula:
     return formula
 
 
+def _grouped(rows: str, matrices: str) -> Formula:
+    """Each row times the matrix of its run; of a weight with a form, that of an average one, since runs depend on data."""
+
+    def formula(call: Call) -> Cost:
+        weight = call[matrices]
+        count, groups = call[rows].shape[0], weight.shape[0]
+        every = products(count * weight.numel, weight)
+        return Cost(every.multiplications // groups, every.additions // groups, every.macs // groups)
+
+    return formula
+
+
 def _summed_batches(call: Call) -> Cost:
     a, b = call["batch1"], call["batch2"]
     return products(a.numel * b.shape[-1], a, b)
@@ -151,6 +163,11 @@ def _scaled(product: Formula) -> Formula:
 def _bilinear(call: Call) -> Cost:
     samples, weight = call["input1"].numel // call["input1"].shape[-1], call["weight"]
     return products(samples * weight.numel, weight) + products(samples * weight.shape[0] * weight.shape[2])
+
+
+def _trilinear(call: Call) -> Cost:
+    """What PyTorch makes of `bilinear`, its only caller, when it runs."""
+    return _bilinear(Call({"input1": call["i1"], "weight": call["i2"]}, call.results))
 
 
 def _einsum(call: Call) -> Cost:
@@ -348,6 +365,45 @@ def _log_sum_exp(call: Call) -> Cost:
     return Cost(elements + call.out, 2 * (elements - call.out) + elements + call.out)
 
 
+def _cosine_similarity(call: Call) -> Cost:
+    """The inner product and both norms along one dimension; for each result the roots are clamped and divided by."""
+    elements = math.prod(_broadcast(call["x1"].shape, call["x2"].shape))
+    return Cost(3 * elements + 4 * call.out, 3 * (elements - call.out) + 2 * call.out)
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    rank = max(len(a), len(b))
+    padded = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
+    return tuple(m if n == 1 else n for m, n in padded)
+
+
+def _sort(call: Call) -> Cost:
+    """The comparisons of a merge sort: n ceil(log2 n) for n numbers."""
+    dim = -1 if call["dim"] is None else call["dim"]
+    length = call.first.shape[dim] if call.first.shape else 1
+    return Cost(0, call.first.numel * max(length - 1, 0).bit_length())
+
+
+def _top(call: Call) -> Cost:
+    """Each number through a heap of the k largest: floor(log2 k) + 1 comparisons."""
+    return Cost(0, call.first.numel * call["k"].bit_length())
+
+
+def _fourier(*, real: bool) -> Formula:
+    """n/2 log2 n butterflies for n points (of all dimensions), each of 4 multiplications and 6 additions; half where one side is real."""
+
+    def formula(call: Call) -> Cost:
+        shapes = call.first.shape, call.results[0].shape
+        dims = call["dim"]
+        if dims is None:
+            dims = range(-len(call["s"] or shapes[0]), 0)
+        points = math.prod(max(shape[d] for shape in shapes) for d in ([dims] if isinstance(dims, int) else dims))
+        steps = max(map(math.prod, shapes)) * max(points - 1, 0).bit_length() // (2 if real else 1)
+        return Cost(2 * steps, 3 * steps)
+
+    return formula
+
+
 def _embedding_bag(call: Call) -> Cost:
     """Rows are looked up, then added."""
     rows = call["indices"].numel
@@ -356,35 +412,27 @@ def _embedding_bag(call: Call) -> Cost:
     return Cost(weighted + (call.out if call["mode"] == 1 else 0), max(rows - bags, 0) * width)
 
 
-FORMULAS: dict[str, Formula] = {
+# several names, separated by spaces, may share a formula
+_TABLE: dict[str, Formula] = {
     # products of tensors
-    "conv1d": _convolution,
-    "conv2d": _convolution,
-    "conv3d": _convolution,
-    "convolution": _convolution,
-    "_convolution": _convolution,
-    "conv_transpose1d": _transposed_convolution,
-    "conv_transpose2d": _transposed_convolution,
-    "conv_transpose3d": _transposed_convolution,
+    "conv1d conv2d conv3d convolution _convolution": _convolution,
+    "conv_transpose1d conv_transpose2d conv_transpose3d": _transposed_convolution,
     "linear": _linear,
     "bilinear": _bilinear,
-    "mm": _inner("self", "mat2"),
-    "bmm": _inner("self", "mat2"),
-    "matmul": _inner("self", "other"),
+    "_trilinear": _trilinear,
+    "mm bmm": _inner("self", "mat2"),
+    "matmul vdot inner": _inner("self", "other"),
     "mv": _inner("self", "vec"),
     "dot": _inner("self", "tensor"),
-    "vdot": _inner("self", "other"),
-    "inner": _inner("self", "other"),
     "addmm": _scaled(_inner("mat1", "mat2")),
     "addmv": _scaled(_inner("mat", "vec")),
     "baddbmm": _scaled(_inner("batch1", "batch2")),
     "addbmm": _scaled(_summed_batches),
-    "outer": _each(1, 0),
-    "ger": _each(1, 0),
-    "kron": _each(1, 0),
+    "_grouped_mm": _grouped("self", "mat2"),
+    "attar.grouped_mm transformers.grouped_mm_fallback": _grouped("input", "weight"),
+    "outer ger kron": _each(1, 0),
     "einsum": _einsum,
-    "scaled_dot_product_attention": _attention,
-    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu": _attention,
     # recurrent layers
     "lstm": _recurrent(4, _LSTM),
     "gru": _recurrent(3, _GRU),
@@ -396,161 +444,89 @@ FORMULAS: dict[str, Formula] = {
     "rnn_relu_cell": _cell(1, _RNN_RELU),
     "mkldnn_rnn_layer": _one_recurrent_layer,
     # norms
-    "batch_norm": _batch_norm,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "instance_norm": _batch_norm,
-    "layer_norm": _layer_norm,
-    "native_layer_norm": _layer_norm,
-    "group_norm": _group_norm,
-    "native_group_norm": _group_norm,
-    "rms_norm": _rms_norm,
-    "_fused_rms_norm": _rms_norm,
-    "_weight_norm": _weight_norm,
-    "_weight_norm_interface": _weight_norm,
+    "batch_norm native_batch_norm _native_batch_norm_legit_no_training instance_norm": _batch_norm,
+    "layer_norm native_layer_norm": _layer_norm,
+    "group_norm native_group_norm": _group_norm,
+    "rms_norm _fused_rms_norm": _rms_norm,
+    "_weight_norm _weight_norm_interface": _weight_norm,
     # activations
-    "relu": _each(0, 1),
-    "threshold": _each(0, 1),
-    "relu6": _each(0, 2),
-    "hardtanh": _each(0, 2),
-    "leaky_relu": _each(1, 1),
-    "prelu": _each(1, 1),
-    "_prelu_kernel": _each(1, 1),
+    "relu threshold": _each(0, 1),
+    "relu6 hardtanh": _each(0, 2),
+    "leaky_relu prelu _prelu_kernel": _each(1, 1),
     "elu": _each(2, 2),
-    "celu": _each(3, 2),
-    "selu": _each(3, 2),
-    "sigmoid": _each(2, 1),
-    "log_sigmoid": _each(2, 1),
-    "softplus": _each(2, 1),
+    "celu selu": _each(3, 2),
+    "sigmoid log_sigmoid softplus": _each(2, 1),
     "tanh": _each(1, 0),
-    "silu": _each(3, 1),
-    "glu": _each(3, 1),
+    "silu glu": _each(3, 1),
     "mish": _each(4, 1),
     "gelu": _gelu,
     "hardsigmoid": _each(1, 3),
     "hardswish": _each(2, 3),
-    "softmax": _softmax,
-    "_softmax": _softmax,
-    "_safe_softmax": _softmax,
-    "log_softmax": _log_softmax,
-    "_log_softmax": _log_softmax,
+    "softmax _softmax _safe_softmax": _softmax,
+    "log_softmax _log_softmax": _log_softmax,
     # element by element
-    "add": _sum,
-    "sub": _sum,
-    "rsub": _sum,
-    "mul": _each(1, 0),
-    "div": _each(1, 0),
-    "true_divide": _each(1, 0),
-    "floor_divide": _each(1, 1),
-    "remainder": _each(1, 1),
-    "reciprocal": _each(1, 0),
-    "square": _each(1, 0),
-    "pow": _each(1, 0),
-    "addcmul": _each(2, 1),
-    "addcdiv": _each(2, 1),
+    "add sub rsub": _sum,
+    "mul div true_divide reciprocal square pow sqrt exp exp2 log log2 log10 sin cos tan asin acos atan sinh cosh asinh": _each(1, 0),
+    "acosh atanh erf erfc": _each(1, 0),
+    "floor_divide remainder expm1 log1p": _each(1, 1),
+    "addcmul addcdiv": _each(2, 1),
     "lerp": _each(1, 2),
-    "sqrt": _each(1, 0),
-    "rsqrt": _each(2, 0),
-    "exp": _each(1, 0),
-    "exp2": _each(1, 0),
-    "expm1": _each(1, 1),
-    "log": _each(1, 0),
-    "log2": _each(1, 0),
-    "log10": _each(1, 0),
-    "log1p": _each(1, 1),
-    "sin": _each(1, 0),
-    "cos": _each(1, 0),
-    "tan": _each(1, 0),
-    "atan": _each(1, 0),
-    "atan2": _each(2, 0),
-    "sinh": _each(1, 0),
-    "cosh": _each(1, 0),
-    "erf": _each(1, 0),
-    "erfc": _each(1, 0),
-    "neg": _each(0, 1),
-    "abs": _each(0, 1),
-    "sign": _each(0, 1),
-    "round": _each(0, 1),
-    "floor": _each(0, 1),
-    "ceil": _each(0, 1),
-    "trunc": _each(0, 1),
+    "rsqrt atan2": _each(2, 0),
+    "neg abs sign round floor ceil trunc clamp_min clamp_max maximum minimum eq ne lt le gt ge isnan isinf": _each(0, 1),
     "clamp": _clamp,
-    "clamp_min": _each(0, 1),
-    "clamp_max": _each(0, 1),
-    "maximum": _each(0, 1),
-    "minimum": _each(0, 1),
-    "eq": _each(0, 1),
-    "ne": _each(0, 1),
-    "lt": _each(0, 1),
-    "le": _each(0, 1),
-    "gt": _each(0, 1),
-    "ge": _each(0, 1),
-    "isnan": _each(0, 1),
-    "isinf": _each(0, 1),
     # pooling
-    "max_pool1d": _pool(1, average=False),
-    "max_pool2d": _pool(2, average=False),
-    "max_pool3d": _pool(3, average=False),
-    "max_pool1d_with_indices": _pool(1, average=False),
-    "max_pool2d_with_indices": _pool(2, average=False),
-    "max_pool3d_with_indices": _pool(3, average=False),
+    "max_pool1d max_pool1d_with_indices": _pool(1, average=False),
+    "max_pool2d max_pool2d_with_indices": _pool(2, average=False),
+    "max_pool3d max_pool3d_with_indices": _pool(3, average=False),
     "avg_pool1d": _pool(1, average=True),
     "avg_pool2d": _pool(2, average=True),
     "avg_pool3d": _pool(3, average=True),
-    "adaptive_max_pool1d": _adaptive_pool(average=False),
-    "adaptive_max_pool2d": _adaptive_pool(average=False),
-    "adaptive_max_pool3d": _adaptive_pool(average=False),
-    "adaptive_avg_pool1d": _adaptive_pool(average=True),
-    "adaptive_avg_pool2d": _adaptive_pool(average=True),
-    "adaptive_avg_pool3d": _adaptive_pool(average=True),
-    "_adaptive_avg_pool2d": _adaptive_pool(average=True),
-    "_adaptive_avg_pool3d": _adaptive_pool(average=True),
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d": _adaptive_pool(average=False),
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d": _adaptive_pool(average=True),
     # reductions
-    "sum": _reduce(),
+    "sum max min amax amin argmax argmin": _reduce(),
     "mean": _reduce(final=Cost(1, 0)),
-    "max": _reduce(),
-    "min": _reduce(),
-    "amax": _reduce(),
-    "amin": _reduce(),
-    "argmax": _reduce(),
-    "argmin": _reduce(),
     "prod": _reduce(multiplications=1, additions=0),
-    "cumsum": _each(0, 1),
-    "diff": _each(0, 1),
+    "cumsum diff": _each(0, 1),
     "cumprod": _each(1, 0),
     "logsumexp": _log_sum_exp,
-    "var": _variance(root=False),
-    "var_mean": _variance(root=False),
-    "std": _variance(root=True),
-    "std_mean": _variance(root=True),
-    "norm": _norm,
-    "linalg_vector_norm": _norm,
-    "embedding_bag": _embedding_bag,
-    "_embedding_bag": _embedding_bag,
-    "_embedding_bag_forward_only": _embedding_bag,
+    "var var_mean": _variance(root=False),
+    "std std_mean": _variance(root=True),
+    "norm linalg_vector_norm": _norm,
+    "embedding_bag _embedding_bag _embedding_bag_forward_only": _embedding_bag,
+    "cosine_similarity": _cosine_similarity,
+    # order, and counts of numbers by range (for each: to its bin, within both edges, one more)
+    "sort argsort": _sort,
+    "topk": _top,
+    "histc": lambda call: Cost(call.first.numel, 4 * call.first.numel),
+    # Fourier transforms
+    "_fft_c2c fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn": _fourier(real=False),
+    "_fft_r2c _fft_c2r fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn": _fourier(real=True),
     # interpolation: each output is a weighted sum of its neighbours
     "upsample_linear1d": _each(2, 1),
-    "upsample_bilinear2d": _each(4, 3),
+    "upsample_bilinear2d _upsample_bilinear2d_aa": _each(4, 3),
     "upsample_trilinear3d": _each(8, 7),
     "upsample_bicubic2d": _each(16, 15),
-    "_upsample_bilinear2d_aa": _each(4, 3),
 }
+
+FORMULAS = {name: formula for names, formula in _TABLE.items() for name in names.split()}
 
 # fmt: off
 # the same elements under another shape, type or name: no arithmetic, and what was a weight still is one
 VIEWS = frozenset({
-    "_reshape_alias", "_to_copy", "_unsafe_view", "alias", "alpha_dropout", "as_strided", "broadcast_to", "chunk", "clone",
-    "contiguous", "detach", "diagonal", "dropout", "expand", "expand_as", "feature_alpha_dropout", "feature_dropout", "flatten", "flip",
-    "getitem", "hsplit", "lift_fresh", "lift_fresh_copy", "mH", "mT", "moveaxis", "movedim", "narrow", "numpy_T", "permute", "reshape",
-    "reshape_as", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "to",
-    "transpose", "type_as", "unbind", "unflatten", "unfold", "unsafe_chunk", "unsafe_split", "unsqueeze", "view", "view_as", "vsplit",
+    "_reshape_alias", "_to_copy", "_unsafe_view", "alias", "alpha_dropout", "as_strided", "broadcast_to", "chunk", "clone", "contiguous",
+    "detach", "diagonal", "dropout", "expand", "expand_as", "feature_alpha_dropout", "feature_dropout", "fft_fftshift", "fft_ifftshift",
+    "flatten", "flip", "getitem", "hsplit", "imag", "lift_fresh", "lift_fresh_copy", "mH", "mT", "moveaxis", "movedim", "narrow",
+    "numpy_T", "permute", "real", "reshape", "reshape_as", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes",
+    "swapdims", "t", "tensor_split", "to", "transpose", "type_as", "unbind", "unflatten", "unfold", "unsafe_chunk", "unsafe_split",
+    "unsqueeze", "view", "view_as", "view_as_complex", "view_as_real", "vsplit",
 })
 
 # other moves of data: look-ups, joins, padding, creation, choices by a mask, and logic on bits
 MOVES = frozenset({
     "__and__", "__or__", "__xor__", "_assert_async", "_pack_padded_sequence", "_pad_packed_sequence", "_unsafe_index",
     "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "all", "any", "arange", "bitwise_and",
-    "bitwise_not", "bitwise_or", "bitwise_xor", "block_diag", "cat", "channel_shuffle", "col2im", "concat", "concatenate",
+    "bitwise_not", "bitwise_or", "bitwise_xor", "block_diag", "cat", "channel_shuffle", "col2im", "complex", "concat", "concatenate",
     "constant_pad_nd", "copy", "copy_", "diag_embed", "embedding", "empty", "empty_like", "empty_strided", "eye", "fill", "full",
     "full_like", "gather", "hstack", "im2col", "index", "index_copy", "index_fill", "index_put", "index_select", "isfinite",
     "logical_and", "logical_not", "logical_or", "logical_xor", "masked_fill", "masked_scatter", "masked_select", "meshgrid",

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from attar.errors import AttarError
+from attar.machine import features, processor
 
 __all__ = ["FASTER", "NO_GAIN", "SLOWER", "Machine", "Speedup", "Timing", "compare", "machine", "measure", "speedup"]
 
@@ -161,19 +161,7 @@ def _error(output: Any, reference: Any) -> float:
 
 
 def machine() -> Machine:
-    """This machine: the processor's name and instruction sets (from /proc/cpuinfo on Linux), PyTorch's version, the system."""
-    path = Path("/proc/cpuinfo")
-    name, features = _processor(path.read_text() if path.exists() else "")
-    name = name or platform.processor() or platform.machine()
-    return Machine(name, features, str(torch.__version__), f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
-
-
-def _processor(text: str) -> tuple[str, tuple[str, ...]]:
-    """Name and instruction sets of the first processor of a /proc/cpuinfo; an ARM core has parts of a name, or none."""
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(key.strip(), value.strip())
-    flags = fields.get("flags", fields.get("Features", "")).split()
-    return fields.get("model name", ""), tuple(f for f in _FEATURES if f in flags)
+    """This machine: the processor's name and the instruction sets that decide which kernels run, PyTorch's version, the system."""
+    found = tuple(name for name in _FEATURES if name in features())
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return Machine(processor(), found, str(torch.__version__), system)

@@ -1,14 +1,14 @@
 """Networks: exact fixtures (METHODS 5.7), forms, attribution to layers, unknown ops, and running beside tracing."""
 
-import importlib.util
-from pathlib import Path
+import copy
 
+import corpus
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attar.errors import AttarError
+from attar.errors import AttarError, TraceError
 from attar.evaluation.counters import count, count_by_running
 from attar.evaluation.formulas import Cost
 from attar.forms import Dense, Sparse, attach
@@ -118,11 +118,11 @@ def test_ternary_like_forms_need_no_multiplication():
 def test_unknown_ops_are_named_and_numbered_never_zero_in_silence():
     class Odd(nn.Module):
         def forward(self, x):
-            return torch.fft.fft(x).abs() + torch.erfinv(x) + torch.erfinv(x * 2)
+            return torch.linalg.inv(x) + torch.erfinv(x) + torch.erfinv(x * 2)
 
-    for result in (counted(Odd(), 2, 4), count_by_running(Odd(), (torch.zeros(2, 4),))):
+    for result in (counted(Odd(), 4, 4), count_by_running(Odd(), (torch.eye(4),))):
         assert result.unknown["erfinv"] == 2
-        assert any("fft" in name for name in result.unknown)
+        assert any("inv" in name for name in {*result.unknown} - {"erfinv"})
 
 
 def test_functional_ops_belong_to_the_module_that_calls_them():
@@ -165,6 +165,17 @@ def test_tied_weights_count_once():
     assert count_by_running(Twice(), (torch.zeros(1, 3),)).parameters == 15
 
 
+class Pairs(nn.Module):
+    """A bilinear form, which runs as another op."""
+
+    def __init__(self):
+        super().__init__()
+        self.form = nn.Bilinear(4, 4, 5)
+
+    def forward(self, x):
+        return self.form(x, torch.acos(torch.fft.fft(x).real).sort()[0])
+
+
 class Mixed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -188,6 +199,7 @@ class Mixed(nn.Module):
         ),
         (nn.Sequential(nn.Conv1d(4, 4, 3, groups=4), nn.GroupNorm(2, 4), nn.AvgPool1d(2), nn.LayerNorm(3)), torch.zeros(2, 4, 8)),
         (lenet5(), torch.zeros(2, 1, 28, 28)),
+        (Pairs(), torch.zeros(3, 4)),
     ],
 )
 def test_running_agrees_with_tracing(model, example):
@@ -216,15 +228,24 @@ def test_running_counts_what_cannot_be_traced_and_leaves_no_trace():
     assert not model.fc._forward_pre_hooks
 
 
+UNREAD = ("gated_wavenet", "transformers_Mra")  # they compute what nobody reads, and a graph has none of it
+
+
 @pytest.mark.slow
 def test_every_network_of_the_corpus_is_counted_whole_and_alike_by_running():
-    spec = importlib.util.spec_from_file_location("corpus", Path(__file__).parents[1] / "corpus.py")
-    corpus = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(corpus)
-    seen = 0
+    seen, refused = 0, []
     for name, model, example in corpus.networks():
-        traced, ran = count(trace(model, example)), count_by_running(model, example)
+        ran = count_by_running(copy.deepcopy(model), example)
+        try:
+            traced = count(trace(model, example))
+        except TraceError:
+            refused.append(name)
+            continue
         assert (name, traced.unknown, ran.unknown) == (name, {}, {})
-        assert (name, traced.total.macs) == (name, ran.total.macs)
+        if name in UNREAD:
+            assert (name, traced.total.macs < ran.total.macs) == (name, True)
+        else:
+            assert (name, traced.total.macs) == (name, ran.total.macs)
         seen += 1
-    assert seen >= 25
+    assert seen >= 200
+    assert refused == ["transformers_Rwkv"]  # it writes to its own weights

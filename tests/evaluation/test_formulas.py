@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from attar.evaluation.counters import count
-from attar.evaluation.formulas import FORMULAS, MOVES, VIEWS, Cost
+from attar.evaluation.formulas import FORMULAS, MOVES, VIEWS, Call, Cost, Operand
+from attar.forms import Sparse
 from attar.graph import trace
 
 
@@ -42,6 +43,8 @@ def test_tables_are_disjoint_and_name_real_ops():
 
 
 def _exists(name):
+    if name in ("attar.grouped_mm", "transformers.grouped_mm_fallback"):  # ours, and the one that stands for
+        return True
     return hasattr(torch.ops.aten, name) or hasattr(torch.ops.aten, name + "_")
 
 
@@ -206,3 +209,40 @@ def test_embedding_bag_adds_its_rows():
     model = nn.EmbeddingBag(10, 4, mode="sum")
     counted = count(trace(model, (torch.zeros(2, 3, dtype=torch.long),)))
     assert counted.total == Cost(0, 2 * 2 * 4)
+
+
+def test_grouped_products_are_one_for_each_row_and_a_sparse_weight_costs_its_share():
+    rows, weight, ends = Operand((6, 4)), Operand((3, 4, 5)), Operand((3,))
+    for name, keys in (("attar.grouped_mm", ("input", "weight")), ("_grouped_mm", ("self", "mat2"))):
+        call = Call({keys[0]: rows, keys[1]: weight, "offs": ends}, (Operand((6, 5)),))
+        assert FORMULAS[name](call) == macs(6 * 4 * 5)
+    mask = torch.zeros(3, 4, 5, dtype=torch.bool)
+    mask[:, 0] = True
+    sparse = Operand((3, 4, 5), "w", Sparse(mask, torch.ones(15)))
+    assert FORMULAS["attar.grouped_mm"](Call({"input": rows, "weight": sparse}, (Operand((6, 5)),))).macs == 6 * 5
+
+
+def test_a_cosine_is_three_inner_products():
+    assert total(lambda x, y: F.cosine_similarity(x, y, dim=1), (2, 8), (2, 8)) == Cost(3 * 16 + 4 * 2, 3 * 14 + 2 * 2)
+    assert total(lambda x, y: F.cosine_similarity(x, y, dim=0), (5, 1), (5, 3)) == Cost(3 * 15 + 4 * 3, 3 * 12 + 2 * 3)
+
+
+def test_order_takes_comparisons_only():
+    assert total(lambda x: torch.sort(x, dim=0)[0], (8, 3)) == Cost(0, 24 * 3)
+    assert total(torch.argsort, (2, 9)) == Cost(0, 18 * 4)
+    assert total(torch.argsort, (2, 1)) == Cost()
+    assert total(lambda x: torch.topk(x, 1)[0], (2, 9)) == Cost(0, 18)
+    assert total(lambda x: torch.topk(x, 4)[0], (2, 9)) == Cost(0, 18 * 3)
+
+
+def test_a_histogram_looks_at_each_number_once():
+    assert total(lambda x: torch.histc(x, 4, 0, 3), (5,)) == Cost(5, 20)
+
+
+def test_a_fourier_transform_has_n_log_n_butterflies_and_half_for_real_numbers():
+    butterflies = 8 * 3
+    assert total(lambda x: torch.fft.fft(x).real, (2, 8)) == Cost(2 * 2 * butterflies, 3 * 2 * butterflies)
+    assert total(lambda x: torch.fft.fftn(x, dim=(0, 1)).real, (4, 8)) == Cost(2 * 32 * 5, 3 * 32 * 5)
+    assert total(lambda x: torch.fft.fftn(x).real, (4, 8)) == Cost(2 * 32 * 5, 3 * 32 * 5)
+    assert total(lambda x: torch.fft.rfft(x).real, (2, 8)) == Cost(2 * butterflies, 3 * butterflies)
+    assert total(lambda x: torch.fft.irfft(torch.complex(x, x)), (2, 5)) == Cost(2 * butterflies, 3 * butterflies)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attar.errors import AttarError
-from attar.evaluation.latency import FASTER, NO_GAIN, SLOWER, Machine, Timing, _processor, compare, machine, measure, speedup
+from attar.evaluation.latency import FASTER, NO_GAIN, SLOWER, Machine, Timing, compare, machine, measure, speedup
 
 HERE = Machine("a processor", (), "2", "a system")
 
@@ -125,15 +125,6 @@ def test_compare():
         compare(torch.zeros(2), torch.zeros(3))
     with pytest.raises(AttarError, match="structure"):
         compare((x, x), x)
-
-
-def test_processor_of_intel_amd_and_arm():
-    intel = (
-        "processor : 0\nmodel name\t: Intel(R) Xeon(R)\nflags\t\t: fpu avx2 fma avx512f avx512_vnni\n\nprocessor : 1\nmodel name: other\n"
-    )
-    assert _processor(intel) == ("Intel(R) Xeon(R)", ("avx2", "fma", "avx512f", "avx512_vnni"))
-    assert _processor("processor : 0\nFeatures : fp asimd i8mm\nCPU part : 0xd0c\n") == ("", ("asimd", "i8mm"))
-    assert _processor("") == ("", ())
 
 
 def test_this_machine_has_a_name():
