@@ -12,6 +12,7 @@ LEVELS = {
     "pruning": 1,
     "quantization": 1,
     "coding": 2,
+    "compiler": 2,
     "evaluation": 2,
     "training": 2,
     "recipes": 3,
@@ -19,7 +20,7 @@ LEVELS = {
     "zoo": 3,
     "data": 3,
 }
-SHARED = {"errors", "names", "step", "task"}  # single files of level 0
+SHARED = {"errors", "machine", "names", "step", "task"}  # single files of level 0
 
 
 def imported(tree: ast.AST) -> list[tuple[int, str]]:

@@ -23,12 +23,15 @@ TRAINING_ARGUMENT = {
     "aten.alpha_dropout.default": 2,
     "aten.feature_alpha_dropout.default": 2,
     "aten.batch_norm.default": 5,
+    "aten.instance_norm.default": 5,
     "aten.lstm.input": 6,
     "aten.gru.input": 6,
     "aten.rnn_tanh.input": 6,
     "aten.rnn_relu.input": 6,
     "aten.rrelu.default": 3,
 }
+
+_NORMS = ("aten.batch_norm.default", "aten.instance_norm.default")
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,10 @@ class Program(nn.Module):
         super().train(mode)
         for node in self._graph.nodes:
             position = TRAINING_ARGUMENT.get(op_name(node))
+            if op_name(node) in _NORMS and node.args[3] is None:  # it has no statistics but the input's, in either mode
+                continue
             if position is not None and len(node.args) > position:
                 node.update_arg(position, mode)
-            elif op_name(node) == "aten.instance_norm.default" and node.args[3] is not None:  # else it has no statistics but the input's
-                node.update_arg(5, mode)
         code = self._graph.python_code("self")
         namespace = dict(code.globals)
         exec(code.src, namespace)  # fx's own text of the graph: names are checked identifiers, values are literals

@@ -195,6 +195,22 @@ def _division(bound: Mapping[str, Any]) -> None:
     _require(not (bound["rounding_mode"] == "trunc" and whole) or safe, "whole numbers can be divided with truncation by a constant only")
 
 
+def _embedding_bag(bound: Mapping[str, Any]) -> None:
+    weight, indices, offsets, weights = (bound[name] for name in ("weight", "indices", "offsets", "per_sample_weights"))
+    _require(weight.ndim == 2 and indices.ndim == offsets.ndim == 1, "an embedding bag has a table, and lists of indices and offsets")
+    _require({indices.dtype, offsets.dtype} <= {torch.int32, torch.int64}, "indices and offsets must be whole numbers")
+    _require(weights is None or (weights.shape == indices.shape and weights.dtype == weight.dtype), "each index must have one weight")
+
+
+def _histogram(bound: Mapping[str, Any]) -> None:
+    low, high = bound["min"], bound["max"]
+    _require(all(isinstance(edge, int | float) for edge in (low, high)), "the edges of a histogram must be numbers")
+    # a range that overflows, or whose reciprocal does, sends numbers to bins before the first
+    _require(abs(low) <= 1e6 and abs(high) <= 1e6 and high - low >= 1e-6, "a histogram's range must be within a million, and not narrow")
+    _require(bound["self"].dtype in (torch.float32, torch.float64), "a histogram must be of float32 or float64")
+    _require(bound["bins"] <= _MOST_PIECES, f"a histogram has at most {_MOST_PIECES} bins")
+
+
 def _power(bound: Mapping[str, Any]) -> None:
     _require(abs(bound["n"]) <= 1 << 20, "a matrix power must be at most 2^20: PyTorch does not come back from the largest")
 
@@ -215,6 +231,8 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "_weight_norm": _weight_norm,
     "div.Tensor_mode": _division,
     "div.Scalar_mode": _division,
+    "embedding_bag.padding_idx": _embedding_bag,
+    "histc": _histogram,
     "linalg_matrix_power": _power,
     "matrix_power": _power,
     "unbind.int": _each,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,33 @@ from torch.utils import _pytree as pytree
 
 from attar.errors import TraceError
 from attar.forms import Form, dense
+from attar.graph.caches import forget
 from attar.graph.functional import make_functional
+from attar.graph.grouped import grouped_mm
 from attar.graph.network import Input, Network, Program, op_name
 from attar.graph.propagate import propagate
 
 __all__ = ["call_with", "eval_mode", "trace"]
 
 _NO_CAP = 1 << 62
+# other names of ops, by which each is known to everything that reads graphs; memory that nobody wrote is made of zeros
+_SAME = {
+    "aten.multiply.Tensor": torch.ops.aten.mul.Tensor,
+    "aten.multiply.Scalar": torch.ops.aten.mul.Scalar,
+    "aten.subtract.Tensor": torch.ops.aten.sub.Tensor,
+    "aten.subtract.Scalar": torch.ops.aten.sub.Scalar,
+    "aten.divide.Tensor": torch.ops.aten.div.Tensor,
+    "aten.divide.Scalar": torch.ops.aten.div.Scalar,
+    "aten.negative.default": torch.ops.aten.neg.default,
+    "aten.absolute.default": torch.ops.aten.abs.default,
+    "aten.greater.Tensor": torch.ops.aten.gt.Tensor,
+    "aten.greater.Scalar": torch.ops.aten.gt.Scalar,
+    "aten.less.Tensor": torch.ops.aten.lt.Tensor,
+    "aten.less.Scalar": torch.ops.aten.lt.Scalar,
+    "aten.new_empty.default": torch.ops.aten.new_zeros.default,
+    "aten.empty_like.default": torch.ops.aten.zeros_like.default,
+    "transformers.grouped_mm_fallback.default": grouped_mm._opoverload,
+}
 # guards and checks that export adds; our own checks replace them
 _CHECKS = {"_guards_fn", "aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default"}
 
@@ -37,13 +58,20 @@ def trace(model: nn.Module, example: tuple | Mapping[str, Any]) -> Network:
     >>> [op_name(node) for node in network.graph.nodes if node.op == "call_function"]
     ['aten.linear.default']
     """
+    if isinstance(example, Tensor):
+        raise TraceError("the example is a tensor: put the network's arguments in a tuple, (x,)")
     args, kwargs = ((), dict(example)) if isinstance(example, Mapping) else (tuple(example), {})
     if not [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]:
         raise TraceError("the example holds no tensor: give the network's positional arguments as a tuple, or its keywords as a dict")
+    args, kwargs = _distinct((args, kwargs))
     arguments = _arguments(model, args, kwargs)
     kwargs = {name: kwargs[name] for name in arguments if name in kwargs}  # in the order in which the graph takes them
     with eval_mode(model), dense(model) as forms, torch.no_grad(), _quiet():
-        exported, notes = _export(model, args, kwargs)
+        forget(model)  # a graph must not depend on what the network was called with before
+        try:
+            exported, notes = _export(model, args, kwargs)
+        finally:
+            forget(model)
         held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         network = _normalise(exported, arguments, held, forms, notes)
         propagate(network, [_shape(leaf) for leaf in pytree.tree_leaves(arguments)], byte_cap=_NO_CAP)
@@ -87,7 +115,9 @@ def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.export.E
         if _takes(exported, given):
             break
     else:
-        raise TraceError(f"{type(model).__name__} cannot be traced: {_first_line(refusal)}") from refusal
+        why = "its forward branches on the values of a tensor, where both sides can be computed and chosen by torch.where: "
+        why = why if "data-dependent" in str(refusal) else ""
+        raise TraceError(f"{type(model).__name__} cannot be traced: {why}{_first_line(refusal)}") from refusal
     notes: tuple[str, ...] = () if dynamic else ("all sizes are fixed to the example's: export refused a free batch size",)
     if any(op_name(n).startswith("wrap_with") or _nested(n) for n in exported.graph.nodes) or make_functional(exported.graph):
         try:
@@ -97,6 +127,19 @@ def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.export.E
             raise TraceError(f"{type(model).__name__} writes in place in a way that cannot be made functional: {reason}") from error
         notes += ("in-place ops were made functional by PyTorch, which may change the order of ops",)
     return exported, notes
+
+
+def _distinct(example: Any) -> Any:
+    """The example with a tensor that it holds twice copied: export takes one object for one input, whatever comes later."""
+    seen: set[int] = set()
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and id(leaf) in seen:
+            return leaf.clone()
+        seen.add(id(leaf))
+        return leaf
+
+    return pytree.tree_map(one, example)
 
 
 def _two_samples(leaf: Any) -> Any:
@@ -111,7 +154,7 @@ def _takes(exported: torch.export.ExportedProgram, given: Any) -> bool:
     leaves = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
     tensors = [value for value in sizes if isinstance(value, Tensor)]
     return all(
-        isinstance(size, torch.SymInt) or size == wanted
+        _is_free(size) or size == wanted
         for value, leaf in zip(tensors, leaves, strict=True)
         for size, wanted in zip(value.shape, leaf.shape, strict=True)
     )
@@ -124,15 +167,18 @@ def _shape(leaf: Any) -> tuple[int, ...] | None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """While open, export does not tell the user that recurrent layers rebuild their weights, or which sizes it could not free."""
-    logger = logging.getLogger("torch._export.non_strict_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    names = ("torch._export.non_strict_utils", "torch.fx.experimental.symbolic_shapes", "torch.export", "torch._dynamo")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # a refused export prints its whole graph
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -158,9 +204,9 @@ def _free_first_sizes(model: nn.Module, args: tuple, kwargs: dict) -> Any:
     def free(leaf: Any) -> Any:
         return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None
 
+    if not kwargs:  # by parameter, so that `*args` is one of them
+        return tuple(pytree.tree_map(free, value) for value in inspect.signature(model.forward).bind(*args).arguments.values())
     given = pytree.tree_map(free, args), pytree.tree_map(free, kwargs)
-    if not kwargs:
-        return given[0]
     names = list(inspect.signature(model.forward).parameters)
     return dict(zip(names, given[0], strict=False)) | given[1]
 
@@ -195,6 +241,7 @@ def _normalise(exported: Any, call: Mapping[str, Any], held: dict[str, Any], for
             continue
         else:
             copied[node] = graph.node_copy(node, copied.__getitem__)
+            copied[node].target = _SAME.get(op_name(node), node.target)
         copied[node].meta = dict(node.meta)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     used = {node.target for node in graph.nodes if node.op == "get_attr"}
@@ -219,8 +266,13 @@ def _input(node: fx.Node) -> Input:
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return Input(node.name, None, None, value)
-    sizes = tuple(None if isinstance(s, torch.SymInt) else int(s) for s in value.shape)
+    sizes = tuple(None if _is_free(s) else int(s) for s in value.shape)
     return Input(node.name, sizes, value.dtype)
+
+
+def _is_free(size: Any) -> bool:
+    """Whether a size is free at run time: one that the network's code fixed is a symbol still, of one value."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def _plain(output: Any) -> Any:

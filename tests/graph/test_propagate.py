@@ -1,3 +1,4 @@
+import math
 import operator
 
 import pytest
@@ -9,6 +10,8 @@ from attar.graph import Input, Network, trace
 from attar.graph.propagate import fakes, propagate
 
 A = torch.ops.aten
+OWN = torch.ops.attar
+BAG = torch.zeros(2, dtype=torch.int64)
 
 
 def network(target, *args, tensors=(), **kwargs) -> Network:
@@ -99,10 +102,37 @@ def test_recurrent_layers_have_the_shapes_that_they_really_have(kind, options):
         network(A.div.Tensor_mode, "@0", "@0", rounding_mode="trunc", tensors=[torch.tensor([-(2**63)])]),
         network(A.linalg_matrix_power.default, "@0", -(2**63), tensors=[torch.ones(3, 3)]),
         network(A.matrix_power.default, "@0", 2**63 - 1, tensors=[torch.ones(3, 3)]),
+        *(
+            network(A.embedding_bag.padding_idx, "@0", "@1", "@2", False, 0, False, *rest, False, None, tensors=[*tensors])
+            for tensors, *rest in [
+                ((torch.zeros(4), BAG, BAG), None),
+                ((torch.zeros(4, 3), BAG[None], BAG), None),
+                ((torch.zeros(4, 3), BAG, BAG.short()), None),
+                ((torch.zeros(4, 3), BAG, BAG, torch.zeros(1)), "@3"),
+                ((torch.zeros(4, 3), BAG, BAG, torch.zeros(2).double()), "@3"),
+            ]
+        ),
+        *(
+            network(A.histc.default, "@0", *edges, tensors=[torch.zeros(3, dtype=dtype)])
+            for *edges, dtype in [
+                (4, 0, 0, torch.float32),
+                (4, -3e38, 3e38, torch.float32),
+                (4, -1e308, 1e308, torch.float64),
+                (4, 0, 1e-45, torch.float32),
+                (4, 3, 0, torch.float32),
+                (4, 0, math.inf, torch.float32),
+                (4, math.nan, 1, torch.float32),
+                (1 << 30, 0, 3, torch.float32),
+                (4, 0, 3, torch.float16),
+            ]
+        ),
+        network(OWN.grouped_mm.default, "@0", "@1", "@2", tensors=[torch.zeros(3, 4), torch.zeros(2, 4, 1), BAG[:1]]),
+        network(OWN.grouped_mm.default, "@0", "@1", "@2", tensors=[torch.zeros(3, 4), torch.zeros(2, 5, 1), BAG]),
+        network(OWN.grouped_mm.default, "@0", "@1", "@2", tensors=[torch.zeros(3, 4), torch.zeros(2, 4, 1), BAG.float()]),
         network(A.div.Scalar_mode, "@0", -1, rounding_mode="trunc", tensors=[torch.tensor([-(2**63)])]),
     ],
 )
-def test_what_pytorch_would_crash_on_is_refused(hostile):
+def test_what_pytorch_would_crash_on_or_read_astray_is_refused(hostile):
     with pytest.raises(TraceError, match="does not fit"):
         fakes(hostile, [])
 

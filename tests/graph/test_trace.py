@@ -244,3 +244,13 @@ def test_functional_ops_have_no_in_place_twin_left():
     targets = [n.target for n in network.graph.nodes if n.op == "call_function"]
     assert not any(t._schema.is_mutable for t in targets if hasattr(t, "_schema"))
     assert_same(Model(), network.program(), (torch.randn(2, 3),))
+
+
+def test_a_tensor_given_twice_is_two_inputs():
+    class Difference(nn.Module):
+        def forward(self, a, b):
+            return 2 * a - b
+
+    x = torch.ones(2, 3)
+    program = graph.trace(Difference(), (x, x)).program()
+    assert program(x, torch.zeros(2, 3)).tolist() == [[2.0] * 3] * 2
