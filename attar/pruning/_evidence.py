@@ -7,8 +7,24 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from attar.errors import AttarError
+from attar.graph.evidence import STATISTICS
 
-__all__ = ["layer_seed", "score"]
+__all__ = ["layer_seed", "needed", "score"]
+
+
+def needed(criterion: Callable[..., Tensor]) -> set[str]:
+    """The evidence that a criterion names beyond the weight and a seed; nothing is to be collected where it is empty.
+
+    A parameter with a default that is no statistic is the criterion's own option.
+
+    >>> sorted(needed(lambda weight, grad, hessian_diag, *, damping=0.1, seed=0: weight))
+    ['grad', 'hessian_diag']
+    """
+    parameters = inspect.signature(criterion).parameters.values()
+    named = {
+        p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and (p.default is p.empty or p.name in STATISTICS)
+    }
+    return named - {"weight", "seed"}
 
 
 def score(criterion: Callable[..., Tensor], evidence: Mapping[str, Tensor | int]) -> Tensor:

@@ -1,6 +1,6 @@
 """Which weights of a network are to be pruned, under which budget, and what is left of them already."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,19 +22,31 @@ class Group:
     weights: tuple[Weight, ...]
 
 
-def groups(model: nn.Module, budget: float | Mapping[str, float], layers: str | Iterable[str] | None) -> list[Group]:
+def groups(
+    model: nn.Module,
+    budget: float | Mapping[str, float],
+    layers: str | Iterable[str] | None,
+    *,
+    accepts: Callable[[Weight], bool] = lambda _weight: True,
+    needs: str = "convolution, linear, recurrent or attention layer",
+) -> list[Group]:
     """One group for all weights, or one for each pattern of a mapping (the first that matches); `layers` narrows both.
+
+    Weights that the method does not accept are passed over, but each pattern must name one that it does.
 
     Raises AttarError where nothing is left to prune, or a weight carries a form that cannot be pruned.
     """
-    patterns = list(budget) if layers is None and isinstance(budget, Mapping) else [layers] if isinstance(layers, str) else layers
-    chosen = weights(model, patterns)
+    narrow = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
+    for pattern in [*(budget if isinstance(budget, Mapping) else ()), *(narrow or ())]:
+        if not any(accepts(weight) for weight in weights(model, [pattern])):
+            raise AttarError(f"layer pattern {pattern!r} matches no {needs}: `attar inspect` lists the layers")
+    chosen = weights(model, list(budget) if narrow is None and isinstance(budget, Mapping) else narrow)
     pattern_of: dict[str, Any] = (
         by_pattern(model, {p: p for p in budget}) if isinstance(budget, Mapping) else {w.name: None for w in chosen}
     )
-    chosen = [w for w in chosen if w.name in pattern_of]
+    chosen = [w for w in chosen if w.name in pattern_of and accepts(w)]
     if not chosen:
-        raise AttarError(f"{type(model).__name__} has no weight to prune: it needs a convolution, linear, recurrent or attention layer")
+        raise AttarError(f"{type(model).__name__} has no weight to prune: it needs a {needs}")
     for weight in chosen:
         _require_prunable(weight)
     found: dict[Any, list[Weight]] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attar.errors import AttarError
 
-__all__ = ["ALLOCATIONS", "global_", "per_layer", "require_keep", "require_quality", "std_threshold"]
+__all__ = ["ALLOCATIONS", "global_", "per_filter", "per_layer", "require_keep", "require_quality", "share_count", "std_threshold"]
 
 
 def per_layer(scores: Mapping[str, Tensor], keep: float | Mapping[str, float]) -> dict[str, Tensor]:
@@ -26,9 +26,8 @@ def per_layer(scores: Mapping[str, Tensor], keep: float | Mapping[str, float]) -
     """
     require_keep(keep)
     flat = {name: _flat(name, values) for name, values in scores.items()}
-    return {
-        name: _mask(_highest(flat[name], _count(_of_layer(keep, name, "keep"), values.numel())), values) for name, values in scores.items()
-    }
+    counts = {name: share_count(_of_layer(keep, name, "keep"), values.size) for name, values in flat.items()}
+    return {name: _mask(_highest(values, counts[name]), scores[name]) for name, values in flat.items()}
 
 
 def global_(scores: Mapping[str, Tensor], keep: float, *, floor: float | Mapping[str, float] = 0.0) -> dict[str, Tensor]:
@@ -51,12 +50,33 @@ def global_(scores: Mapping[str, Tensor], keep: float, *, floor: float | Mapping
         share = _of_layer(floor, name, "floor")
         if not 0 <= share <= 1:
             raise AttarError(f"floor must be in [0, 1], got {share}: it is the fraction of each layer that stays in any case")
-        protected[name] = _highest(values, _count(share, values.size))
+        protected[name] = _highest(values, share_count(share, values.size))
     everything = np.concatenate([np.where(protected[name], np.inf, values) for name, values in flat.items()])
-    count = max(_count(keep, everything.size), sum(int(chosen.sum()) for chosen in protected.values()))
+    count = max(share_count(keep, everything.size), sum(int(chosen.sum()) for chosen in protected.values()))
     ends = np.cumsum([values.size for values in flat.values()])[:-1]
     parts = np.split(_highest(everything, count), ends)
     return {name: _mask(part, scores[name]) for name, part in zip(flat, parts, strict=True)}
+
+
+def per_filter(scores: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    """The highest scores of each row (of the last dimension), the same number in every row of a layer.
+
+    Of rows of n scores `floor(keep * n + 1/2)` stay, and one at least; of equal ones the first.
+
+    Raises AttarError where keep is outside (0, 1], or a score is NaN.
+
+    >>> per_filter({"conv": torch.tensor([[3.0, 2.0], [0.0, 1.0]])}, 0.5)["conv"].tolist()
+    [[True, False], [False, True]]
+    """
+    require_keep(keep)
+    masks = {}
+    for name, values in scores.items():
+        rows = _flat(name, values).reshape(-1, values.shape[-1])
+        chosen = np.zeros(rows.shape, dtype=bool)
+        highest = np.argsort(-rows, axis=1, kind="stable")[:, : share_count(keep, rows.shape[1])]
+        np.put_along_axis(chosen, highest, True, axis=1)
+        masks[name] = _mask(chosen, values)
+    return masks
 
 
 def std_threshold(weights: Mapping[str, Tensor], quality: float | Mapping[str, float]) -> dict[str, Tensor]:
@@ -87,11 +107,11 @@ def std_threshold(weights: Mapping[str, Tensor], quality: float | Mapping[str, f
 ALLOCATIONS: dict[str, Callable[..., dict[str, Tensor]]] = {"global": global_, "layer": per_layer}
 
 
-def require_keep(keep: Any) -> None:
-    """Raise AttarError unless `keep`, or each value of a mapping, is in (0, 1]."""
+def require_keep(keep: Any, *, of: str = "weights") -> None:
+    """Raise AttarError unless `keep`, or each value of a mapping, is in (0, 1]; `of` says what it is a fraction of."""
     for value in keep.values() if isinstance(keep, Mapping) else [keep]:
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
-            raise AttarError(f"keep must be in (0, 1], got {value!r}: it is the fraction of weights that stays")
+            raise AttarError(f"keep must be in (0, 1], got {value!r}: it is the fraction of {of} that stays")
 
 
 def require_quality(quality: Any) -> None:
@@ -109,7 +129,8 @@ def _of_layer(value: float | Mapping[str, float], name: str, what: str) -> float
     return value[name]
 
 
-def _count(share: float, size: int) -> int:
+def share_count(share: float, size: int) -> int:
+    """How many of `size` a share is: half is rounded up, and one at least."""
     return min(size, max(1, math.floor(share * size + 0.5)))
 
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import AttarError
-from attar.graph import require_finite
+from attar.graph import Weight, require_finite
 from attar.names import find, nearest
 from attar.pruning._evidence import layer_seed, score
 from attar.pruning._targets import Group, groups, kept, sparsify
 from attar.pruning.allocation import ALLOCATIONS, require_keep, require_quality, std_threshold
 from attar.pruning.saliency.magnitude import magnitude
 
-__all__ = ["choose", "prune_weights", "require_allocation"]
+__all__ = ["choose", "element_scores", "prune_weights", "require_allocation"]
 
 
 def prune_weights(
@@ -76,15 +76,18 @@ def choose(
     masks: dict[str, Tensor] = {}
     for group in chosen:
         alive = {weight.name: left[weight.name] if weight.name in left else kept(weight) for weight in group.weights}
-        scores = {}
-        for weight in group.weights:
-            evidence: dict[str, Any] = {"weight": weight.dense(), "seed": layer_seed(seed, weight.name)}
-            scores[weight.name] = score(criterion, evidence).masked_fill(~alive[weight.name], -torch.inf)
+        scores = {w.name: element_scores(w, criterion, seed).masked_fill(~alive[w.name], -torch.inf) for w in group.weights}
         masks |= {name: mask & alive[name] for name, mask in ALLOCATIONS[allocation](scores, group.budget).items()}
     return masks
 
 
-def require_allocation(allocation: str) -> None:
-    """Raise AttarError unless `allocation` is the name of one that takes `keep`."""
-    if allocation not in ALLOCATIONS:
-        raise AttarError(f"there is no allocation {allocation!r}{nearest(allocation, ALLOCATIONS)}: give one of {', '.join(ALLOCATIONS)}")
+def element_scores(weight: Weight, criterion: Callable[..., Tensor], seed: int) -> Tensor:
+    """What the criterion gives for each element of a weight, from the weight alone."""
+    evidence: dict[str, Any] = {"weight": weight.dense(), "seed": layer_seed(seed, weight.name)}
+    return score(criterion, evidence)
+
+
+def require_allocation(allocation: str, known: Iterable[str] = tuple(ALLOCATIONS)) -> None:
+    """Raise AttarError unless `allocation` is one of the `known` ones, by default those of single weights that take `keep`."""
+    if allocation not in known:
+        raise AttarError(f"there is no allocation {allocation!r}{nearest(allocation, known)}: give one of {', '.join(known)}")

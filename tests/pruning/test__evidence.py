@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from attar.errors import AttarError
-from attar.pruning._evidence import layer_seed, score
+from attar.names import members
+from attar.pruning._evidence import layer_seed, needed, score
 
 
 def test_a_criterion_gets_what_its_parameters_name():
@@ -12,6 +13,16 @@ def test_a_criterion_gets_what_its_parameters_name():
     given = {"weight": torch.ones(2), "grad": torch.full((2,), 3.0), "hessian_diag": torch.zeros(2)}
     assert score(taylor, given).tolist() == [10.0, 10.0]
     assert score(taylor, given | {"seed": 1}).tolist() == [4.0, 4.0]
+
+
+def test_what_is_to_be_collected_is_what_the_parameters_name():
+    def everything(weight, grad, inputs_sq=None, *, home_made, power=2, seed=0, **more):
+        return weight
+
+    assert needed(everything) == {"grad", "inputs_sq", "home_made"}
+    for name, criterion in members("saliency").items():
+        if name in ("magnitude", "random"):
+            assert needed(criterion) == set()
 
 
 def test_scores_are_expanded_to_the_weight():

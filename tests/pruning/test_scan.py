@@ -6,7 +6,7 @@ from torch import nn
 
 from attar import forms
 from attar.errors import AttarError
-from attar.pruning import sensitivity, within_drop
+from attar.pruning import prune_structure, sensitivity, within_drop
 
 
 def test_each_layer_is_pruned_alone():
@@ -45,3 +45,17 @@ def test_within_drop_stops_at_the_first_loss():
     scan = {"a": [(1.0, 0.9), (0.5, 0.89), (0.25, 0.7), (0.1, 0.9)], "b": [(0.1, 0.9), (1.0, 0.9)]}
     assert within_drop(scan, 0.02) == {"a": 0.5, "b": 0.1}
     assert within_drop(scan, 0.0) == {"a": 1.0, "b": 0.1}
+
+
+def test_filters_are_pruned_group_by_group_and_the_scan_equals_cutting():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).double().eval()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    scan = sensitivity(model, lambda trial: trial(x).sum().item(), example=(x,), grid=(1.0, 0.5, 0.25))
+    assert list(scan) == ["0", "2"]
+    assert scan["0"][0] == scan["2"][0] == (1.0, pytest.approx(model(x).sum().item()))
+    for group, points in scan.items():
+        for keep, value in points[1:]:
+            small = prune_structure(model, (x,), keep=keep, allocation="layer", layers=group).model
+            assert value == pytest.approx(small(x).sum().item(), abs=1e-9)
+    assert list(sensitivity(model, lambda trial: 0.0, example=(x,), grid=(0.5,), layers=["2"])) == ["2"]
