@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["resnet20", "resnet32", "resnet44", "resnet56"]
+__all__ = ["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
 
 
 def resnet20() -> nn.Module:
@@ -28,6 +28,11 @@ def resnet44() -> nn.Module:
 def resnet56() -> nn.Module:
     """ResNet-56 for CIFAR-10, 853,018 parameters."""
     return CifarResNet(9)
+
+
+def resnet110() -> nn.Module:
+    """ResNet-110 for CIFAR-10, 1,727,962 parameters."""
+    return CifarResNet(18)
 
 
 class CifarResNet(nn.Module):

@@ -19,14 +19,22 @@ PARAMETERS = {
     "efficientnet_lite0": 4_652_008,
     "lenet5": 431_080,
     "lenet_300_100": 266_610,
+    "mobilenet_v1": 4_231_976,
+    "mobilenet_v2": 3_504_872,
+    "resnet110": 1_727_962,
     "resnet20": 269_722,
     "resnet32": 464_154,
+    "resnet34": 21_797_672,
     "resnet44": 658_586,
     "resnet50": 25_557_032,
     "resnet56": 853_018,
+    "transformer_encoder": 3_159_040,
+    "vgg16": 138_357_544,
+    "vgg16_cifar": 14_991_946,
 }
 real = pytest.mark.skipif("ATTAR_DATA" not in os.environ, reason="needs real data in $ATTAR_DATA")
-CLASSES = {"efficientnet_lite0": 1000, "resnet50": 1000}
+IMAGENET = ("efficientnet_lite0", "mobilenet_v1", "mobilenet_v2", "resnet34", "resnet50", "vgg16")
+OUTPUTS = {"transformer_encoder": (128, 256)} | dict.fromkeys(IMAGENET, (1000,))  # of one sample; (10,) where not named
 
 
 def correct(model, split):
@@ -58,14 +66,40 @@ def test_counts_shapes_and_seeds(name):
     again = build()
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert len(model.mean) == len(model.std) == model.example_shape[0]
+    if name != "transformer_encoder":  # its inputs are not pictures
+        assert len(model.mean) == len(model.std) == model.example_shape[0]
     example = torch.rand(2, *model.example_shape)
     with torch.no_grad():
         outputs = model(example)
-        assert outputs.shape == (2, CLASSES.get(name, 10))
+        assert outputs.shape == (2, *OUTPUTS.get(name, (10,)))
         assert outputs.isfinite().all()
         assert (outputs[0] != outputs[1]).any()
         torch.testing.assert_close(model(example[:1]), outputs[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_mobilenet_v1_ends_on_maps_of_7():
+    """Table 1 of the paper misprints the last stride."""
+    model = names.find("zoo", "mobilenet_v1")().eval()
+    with torch.no_grad():
+        assert model.features(torch.rand(1, *model.example_shape)).shape == (1, 1024, 7, 7)
+
+
+def test_the_transformer_encoder_is_pytorchs():
+    """The same weights in `nn.TransformerEncoderLayer` give the same outputs, and tokens in another order the outputs in that order."""
+    model = names.find("zoo", "transformer_encoder")().eval()
+    ours = model.layers[0]
+    theirs = torch.nn.TransformerEncoderLayer(256, 4, 1024, activation="gelu", batch_first=True).eval()
+    state = {
+        f"self_attn.in_proj_{kind}": torch.cat([getattr(layer, kind) for layer in (ours.query, ours.key, ours.value)])
+        for kind in ("weight", "bias")
+    }
+    pairs = {"self_attn.out_proj": "projection", "linear1": "hidden", "linear2": "output", "norm1": "norm1", "norm2": "norm2"}
+    state |= {f"{their}.{kind}": getattr(getattr(ours, our), kind) for their, our in pairs.items() for kind in ("weight", "bias")}
+    theirs.load_state_dict(state)
+    x, order = torch.randn(2, 128, 256), torch.randperm(128)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(x[:, order]), model(x)[:, order], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [7, 8, 14, 15])
