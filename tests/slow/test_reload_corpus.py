@@ -1,12 +1,11 @@
 """Every network of the corpus is saved, reloaded in a fresh process without its class, and gives bit-equal outputs."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import corpus
 import pytest
 import torch
 from torch.utils import _pytree as pytree
@@ -14,8 +13,6 @@ from torch.utils import _pytree as pytree
 from attar.coding import save
 from attar.errors import AttarError
 from attar.graph import call_with, eval_mode, trace
-
-CORPUS = Path(__file__).parents[1] / "corpus.py"
 
 RUN = """
 import sys, json, torch
@@ -31,14 +28,6 @@ assert "transformers" not in sys.modules
 """
 
 
-def networks():
-    spec = importlib.util.spec_from_file_location("corpus", CORPUS)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.networks()
-
-
 def plain(output: object) -> object:
     """Outputs of registered classes as the dict that the reloaded network gives."""
     if isinstance(output, torch.Tensor) or output is None:
@@ -52,7 +41,7 @@ def plain(output: object) -> object:
 @pytest.mark.filterwarnings("ignore")  # what `transformers` warns of is not ours
 def test_the_corpus_reloads_bit_equal_in_a_fresh_process(tmp_path):
     expected, refused = {}, {}
-    for name, model, example in networks():
+    for name, model, example in corpus.networks():
         with eval_mode(model), torch.no_grad():
             output = call_with(model, example)
         try:
@@ -73,6 +62,8 @@ def test_the_corpus_reloads_bit_equal_in_a_fresh_process(tmp_path):
             different.append(name)
     print(f"{len(expected)} networks reloaded, {len(refused)} refused: {refused}")
     assert not different
-    assert len(expected) >= 25
-    assert sum(name.startswith("transformers_") for name in expected) >= 10
-    assert not refused
+    assert len(expected) >= 150
+    assert sum(name.startswith("transformers_") for name in expected) >= 45
+    assert {name: reason.partition(" (")[0] for name, reason in refused.items()} == {
+        "transformers_Rwkv": "the network writes to its own state while it runs"  # it scales its weights in eval mode
+    }

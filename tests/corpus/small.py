@@ -1,18 +1,12 @@
-"""Networks of many kinds, for whatever must hold for all: name -> (how to build it, an example for it).
-
-Hand-written awkward ones, the zoo's, and tiny configurations of `transformers`. Weights are random, by a fixed seed.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+"""Small networks, each of one or two habits of writing that a tool must take as they come."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attar.names import members
+from corpus.examples import TOKENS, Table, image, ramp
 
-Example = tuple | Mapping[str, Any]
+__all__ = ["SMALL"]
 
 
 class Residual(nn.Module):
@@ -65,11 +59,12 @@ class Shuffle(nn.Module):
 class SqueezeExcite(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.down, self.up = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv, self.down, self.up = nn.Conv2d(32, 16, 3), nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
         self.norm = nn.GroupNorm(4, 16)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.norm(self.conv(x))
+        x = self.norm(self.conv(F.silu(self.stem(x))))
         gate = F.hardsigmoid(self.up(F.silu(self.down(F.adaptive_avg_pool2d(x, 1)))))
         return F.log_softmax((x * gate).flatten(1), 1), gate
 
@@ -78,11 +73,12 @@ class DenseConcat(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(3 + 4 * i, 4, 3, padding=1) for i in range(3))
+        self.head = nn.Conv2d(15, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = torch.cat([x, F.elu(layer(x))], 1)
-        return F.avg_pool2d(x, 2)
+        return self.head(F.avg_pool2d(x, 2))
 
 
 class WaveNet(nn.Module):
@@ -135,7 +131,8 @@ class Nested(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.right = nn.Linear(3, 4), nn.Linear(2, 4)
+        self.left = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 4))
+        self.right = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 4))
 
     def forward(self, pair: tuple[Tensor, dict[str, Tensor]], *, scale: float = 2.0) -> dict:
         a, b = self.left(pair[0]), self.right(pair[1]["right"])
@@ -181,93 +178,38 @@ class Volume(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.prelu = nn.Conv3d(1, 4, 3), nn.InstanceNorm3d(4, affine=True), nn.PReLU(4)
+        self.head = nn.Conv3d(4, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool3d(self.prelu(self.norm(self.conv(x))), 2)
+        return self.head(F.max_pool3d(self.prelu(self.norm(self.conv(x))), 2))
 
 
 class Double(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(5, 3).double()
+        self.layer = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 3)).double()
         self.small = nn.Parameter(torch.randn(3).to(torch.bfloat16))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.double()).to(torch.float32) + self.small
 
 
-def _image(size: int, channels: int = 3) -> tuple[Tensor]:
-    return (torch.linspace(-1, 1, 2 * channels * size * size).reshape(2, channels, size, size),)
-
-
-def _sequence(*shape: int) -> tuple[Tensor]:
-    return (torch.linspace(-1, 1, int(torch.Size(shape).numel())).reshape(shape),)
-
-
-TOKENS = torch.arange(16).reshape(2, 8) % 11
-
-HAND_WRITTEN: dict[str, tuple[Callable[[], nn.Module], Example]] = {
-    "residual": (Residual, _image(8)),
-    "unet": (UNet, _image(8)),
-    "shuffle": (Shuffle, _image(6, 6)),
-    "squeeze_excite": (SqueezeExcite, _image(8)),
-    "dense_concat": (DenseConcat, _image(8)),
-    "wavenet": (WaveNet, _sequence(2, 1, 20)),
+SMALL: Table = {
+    "residual": (Residual, image(8)),
+    "unet": (UNet, image(8)),
+    "shuffle": (Shuffle, image(6, 6)),
+    "squeeze_excite": (SqueezeExcite, image(8)),
+    "dense_concat": (DenseConcat, image(8)),
+    "wavenet": (WaveNet, ramp(2, 1, 20)),
     "recurrent": (Recurrent, (TOKENS,)),
-    "attention": (Attention, _sequence(2, 5, 16)),
-    "encoder": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2), _sequence(2, 5, 16)),
-    "decoder": (lambda: nn.TransformerDecoderLayer(16, 2, 32, batch_first=True), _sequence(2, 5, 16) * 2),
+    "attention": (Attention, ramp(2, 5, 16)),
+    "encoder": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2), ramp(2, 5, 16)),
+    "decoder": (lambda: nn.TransformerDecoderLayer(16, 2, 32, batch_first=True), ramp(2, 5, 16) * 2),
     "tied": (Tied, (TOKENS,)),
     "nested": (Nested, {"pair": (torch.ones(2, 3), {"right": torch.full((2, 2), 0.5)}), "scale": 3.0}),
-    "einsum": (Einsum, _sequence(2, 5, 16)),
-    "mixer": (Mixer, _sequence(2, 9, 8)),
-    "functional": (Functional, _image(8) * 2),
-    "volume": (Volume, _sequence(2, 1, 6, 6, 6)),
-    "double": (Double, _sequence(2, 5)),
+    "einsum": (Einsum, ramp(2, 5, 16)),
+    "mixer": (Mixer, ramp(2, 9, 8)),
+    "functional": (Functional, image(8) * 2),
+    "volume": (Volume, ramp(2, 1, 6, 6, 6)),
+    "double": (Double, ramp(2, 5)),
 }
-
-_SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
-_TEXT = _SMALL | {"vocab_size": 99, "max_position_embeddings": 64}
-_CAUSAL = _TEXT | {"use_cache": False}
-_GROUPED = _CAUSAL | {"num_key_value_heads": 2}
-_VISION = _SMALL | {"image_size": 32, "patch_size": 8}
-_IDS, _PIXELS = {"input_ids": TOKENS}, {"pixel_values": _image(32)[0]}
-
-TRANSFORMERS: dict[str, tuple[str, dict[str, Any], Example]] = {
-    "Bert": ("Model", _TEXT, _IDS | {"attention_mask": torch.ones(2, 8, dtype=torch.long)}),
-    "Electra": ("Model", _TEXT | {"embedding_size": 16}, _IDS),
-    "Albert": ("Model", _TEXT | {"embedding_size": 16}, _IDS),
-    "GPT2": ("LMHeadModel", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99, "n_positions": 64, "use_cache": False}, _IDS),
-    "GPTNeoX": ("ForCausalLM", _CAUSAL, _IDS),
-    "Llama": ("ForCausalLM", _GROUPED, _IDS),
-    "Qwen2": ("ForCausalLM", _GROUPED, _IDS),
-    "Gemma2": ("ForCausalLM", _GROUPED | {"head_dim": 8}, _IDS),
-    "T5": ("EncoderModel", {"d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4, "vocab_size": 99}, _IDS),
-    "ViT": ("Model", _VISION, _PIXELS),
-    "Dinov2": ("Model", _SMALL | {"image_size": 32, "patch_size": 8, "mlp_ratio": 2}, _PIXELS),
-    "Swin": (
-        "Model",
-        {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4},
-        _PIXELS,
-    ),
-    "ConvNext": ("Model", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, _PIXELS),
-    "MobileNetV2": ("Model", {"image_size": 32, "depth_multiplier": 0.25}, _PIXELS),
-}
-
-
-def networks() -> Iterator[tuple[str, nn.Module, Example]]:
-    """(name, network in eval mode, example) of each; `transformers` is imported here, because it takes seconds."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    for name, (make, example) in HAND_WRITTEN.items():
-        torch.manual_seed(0)
-        yield name, make().eval(), example
-    for name, make in members("zoo").items():
-        torch.manual_seed(0)
-        model = make().eval()
-        yield f"zoo_{name}", model, _sequence(2, *model.example_shape)
-    for name, (head, options, example) in TRANSFORMERS.items():
-        torch.manual_seed(0)
-        config = getattr(transformers, f"{name}Config")(**options)
-        yield f"transformers_{name}", getattr(transformers, f"{name}{head}")(config).eval(), example
