@@ -1,0 +1,1 @@
+"""Ops of the compiler, each beside the C that computes it; a file for each kind."""

@@ -1,0 +1,135 @@
+"""Where everything lies: the order of pixels in each map, planar or tiled maps, one arena, one block of constants."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attar.compiler.ir import LINE, Buffer, LaneBuffer, Lanes, Op, Program, Space
+from attar.compiler.kernels.convolution import Convolution
+from attar.compiler.kernels.taps import widths
+from attar.compiler.target import Target
+
+__all__ = ["Memory", "lay_out", "place"]
+
+
+_MOST_VECTORS = 9  # of a tile: more falls out of the first cache
+
+
+class Memory:
+    """Sizes in bytes of the arena and of the constants, and the constants' bytes."""
+
+    def __init__(self, arena: int, constants: np.ndarray) -> None:
+        self.arena = arena
+        self.constants = constants
+
+
+def lay_out(program: Program, target: Target) -> None:
+    """Fix the pixels of every map: pitches and tiles for `target`, planar or tiled."""
+    maps = [b for b in program.buffers() if isinstance(b, LaneBuffer)]
+    weights: dict[int, list[np.ndarray]] = {}
+    for op in program.ops:
+        if isinstance(op, Convolution):
+            weights.setdefault(id(op.output.space), []).append(op.weight)
+    for space in {id(b.space.root): b.space.root for b in maps}.values():
+        _settle(space, target, weights.get(id(space), []))
+    _layouts(program.ops, maps)
+    for buffer in maps:
+        buffer.settle()
+
+
+def place(program: Program) -> Memory:
+    """Fix where each buffer of a program that is laid out lies."""
+    return Memory(_arena(program), _constants(program))
+
+
+def _settle(space: Space, target: Target, weights: Sequence[np.ndarray]) -> None:
+    """The pitch that keeps what is read beyond an edge in the padding, and the tile that costs least."""
+    space.lanes, space.registers = target.lanes, target.registers
+    dims = range(len(space.sizes))
+    # pixels read before the first and after the last along each dimension, and how far ahead
+    edges = [[(max(0, -low), max(0, written + high - read), max(0, high)) for read, written, low, high in one] for one in space.reach]
+    pitch = list(space.sizes)
+    for one, edge in zip(space.reach, edges, strict=True):
+        for d in dims[1:]:
+            pitch[d] = max(pitch[d], one[d][0] + max(edge[d][:2]), one[d][1])
+    space.pitch = tuple(pitch)
+    steps = space.steps
+    space.before, space.after, space.beyond = (
+        max((sum(edge[d][kind] * steps[d] for d in dims) for edge in edges), default=0) for kind in range(3)
+    )
+    kept = sum(np.count_nonzero(w) for w in weights) / max(1, sum(w.size for w in weights))
+    cost = _cost_of_blocks if kept > 0.5 else _cost_of_stream
+    vectors = min(range(1, _MOST_VECTORS + 1), key=lambda n: (-(-space.span // (n * target.lanes)) * cost(n, target.registers), -n))
+    space.tile = vectors * target.lanes
+
+
+def _cost_of_stream(vectors: int, registers: int) -> float:  # noqa: ARG001
+    """Of a tile: loads for each weight, which are the vectors, the weight and its place; long tiles leave the first cache."""
+    return vectors + 2 if vectors <= 8 else np.inf
+
+
+def _cost_of_blocks(vectors: int, registers: int) -> float:
+    """Of a tile: products of blocks of 4, in passes; with fewer than 12 sums under way the units wait for
+    one another, and the weights come anew for each tile."""
+    return 1 + sum(max(width * 4, 5 + width * 2.1) for width in widths(vectors, 4, registers))
+
+
+def _layouts(ops: list[Op], maps: list[LaneBuffer]) -> None:
+    """A map is tiled unless something reads it shifted; it is clean where its padding is read."""
+    planar, clean = set(), set()
+    for op in ops:
+        for value in op.inputs:
+            if isinstance(value, Lanes):
+                if op.shifted:
+                    planar.add(id(value.buffer))
+                if op.shifted or op.reads_padding:
+                    clean.add(id(value.buffer))
+    for buffer in maps:
+        buffer.tiled = id(buffer) not in planar
+        buffer.clean = id(buffer) in clean
+
+
+def _arena(program: Program) -> int:
+    """Give every buffer that lives while the program runs a place, shared by those that never live together; the arena's bytes."""
+    lives: dict[int, list[int]] = {}
+    buffers: dict[int, Buffer] = {}
+    for step, op in enumerate(program.ops):
+        for value in (*op.inputs, *op.outputs):
+            buffer = value.buffer
+            if buffer.data is None and buffer.argument is None:
+                buffers[id(buffer)] = buffer
+                lives.setdefault(id(buffer), [step, step])[1] = step
+    placed: list[tuple[int, int, int, int]] = []  # (first step, last step, start, end)
+    total = 0
+    for key in sorted(lives, key=lambda k: -buffers[k].bytes):
+        first, last = lives[key]
+        size = _rounded(buffers[key].bytes)
+        start = 0
+        for low, high in sorted((a, b) for f, l, a, b in placed if f <= last and l >= first):  # noqa: E741
+            if start + size <= low:
+                break
+            start = max(start, high)
+        buffers[key].place = start
+        placed.append((first, last, start, start + size))
+        total = max(total, start + size)
+    return total
+
+
+def _constants(program: Program) -> np.ndarray:
+    """All constants in one block; a buffer's place is its offset."""
+    used = [b for b in program.buffers() if b.data is not None]
+    held = list({id(b): b for b in (*used, *(b for op in program.ops for b in op.constants))}.values())
+    total = 0
+    for buffer in held:
+        buffer.place = total
+        total += _rounded(buffer.bytes)
+    block = np.zeros(total, np.uint8)
+    for buffer in held:
+        raw = np.ascontiguousarray(buffer.data).reshape(-1).view(np.uint8)
+        start = buffer.place or 0
+        block[start : start + raw.size] = raw
+    return block
+
+
+def _rounded(size: int) -> int:
+    return -(-size // LINE) * LINE
