@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from attar.errors import AttarError, RecipeError
 from attar.forms import Codebook
 from attar.names import find, nearest
 from attar.recipes.recipe import Recipe, Stage
 from attar.recipes.stages import VERBS
+from attar.recipes.structure import Changed
 from attar.step import Step
+from attar.task import Task
 from attar.training import Settings
 
 __all__ = ["check_recipe"]
@@ -25,14 +28,15 @@ _SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 _GOOD_SETTINGS = {"epochs": 1, "lr": 0.1}
 
 
-def check_recipe(recipe: Recipe, model: nn.Module) -> None:
+def check_recipe(recipe: Recipe, model: nn.Module, task: Task | None = None) -> None:
     """Raise RecipeError, listing every fault of every stage, unless the recipe can run on `model`; nothing is changed.
 
     Arguments are bound to the verbs' signatures, then every stage runs dry on a copy: no training, no clustering, but
-    the same checks, patterns and order of forms as the real run meets.
+    the same checks, patterns and order of forms as the real run meets. Stages that follow the network's graph, or measure
+    it, need the `task`.
     """
     faults: list[str] = []
-    run = DryRun(copy.deepcopy(model))
+    run = DryRun(copy.deepcopy(model), task)
     for position, stage in enumerate(recipe.stages, 1):
         faults += [f"stage {position} ({stage.verb}): {fault}" for fault in _faults(stage, run)]
     if len(faults) == 1:
@@ -44,15 +48,27 @@ def check_recipe(recipe: Recipe, model: nn.Module) -> None:
 class DryRun:
     """Runs stages without training: steps start and finish, so that forms come and go as in the real run."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, task: Task | None) -> None:
         self.model = model
         self.seed = 0
+        self.task = None if task is None else _few(task)
+
+    def example(self) -> Any:
+        return None if self.task is None else self.task.example()
+
+    def change(self, changed: Changed) -> None:
+        self.model = changed.model
 
     def train(self, settings: Settings, steps: Sequence[Step] = ()) -> None:  # noqa: ARG002 (its values were checked when it was made)
         for step in steps:
             step.start(self.model)
             step.before_forward(self.model, 0, 2)
             step.finish(self.model)
+
+
+def _few(task: Task) -> Task:
+    """The task with one sample in each split: a dry run tries whether evidence can be measured."""
+    return dataclasses.replace(task, train=Subset(task.train, [0]), validation=Subset(task.validation, [0]), test=Subset(task.test, [0]))
 
 
 def _faults(stage: Stage, run: DryRun) -> Iterator[str]:
@@ -87,7 +103,7 @@ def _dry_faults(verb: Callable[..., None], name: str, arguments: dict[str, Any],
     found = []
     for key, value in mapped:
         for pattern, inner in value.items():
-            found += _attempt(verb, name, {**arguments, key: {pattern: inner}}, DryRun(copy.deepcopy(run.model)))
+            found += _attempt(verb, name, {**arguments, key: {pattern: inner}}, DryRun(copy.deepcopy(run.model), run.task))
     yield from dict.fromkeys(found)
     if not found:
         yield from _attempt(verb, name, arguments, run)

@@ -24,6 +24,7 @@ from attar.recipes.folder import Folder, fingerprint, open_folder
 from attar.recipes.layers import layer_rows
 from attar.recipes.recipe import Recipe, Stage, load_recipe
 from attar.recipes.stages import VERBS
+from attar.recipes.structure import Changed, restructure
 from attar.step import Step
 from attar.task import Task
 from attar.training import (
@@ -84,8 +85,8 @@ def compress(
     require_finite(model)
     if not weights(model):
         raise AttarError(f"{type(model).__name__} has no weight to compress: it needs a convolution, linear, recurrent or attention layer")
-    check_recipe(recipe, model)
     trace(model, task.example())  # a network that cannot be written is refused now, not after hours
+    check_recipe(recipe, model, task)
     identity = {
         "recipe": recipe.as_data(),
         "seed": seed,
@@ -120,6 +121,8 @@ class _Work:
     baseline: nn.Module | None = None
     position: int = 0
     verb: str = ""
+    changes: list[dict[str, Any]] = field(default_factory=list)  # of the network's structure, in the present stage
+    notes: list[str] = field(default_factory=list)
 
     def run(self, recipe: Recipe) -> None:
         """All stages, each from its checkpoint where there is one."""
@@ -132,7 +135,7 @@ class _Work:
                 seconds = time.monotonic() - begun
                 return asdict(self._row(stage.verb, seconds, dense=stage.verb == "train"))
 
-            self.rows.append(StageRow(**self._once(stage.verb, self.model, act)))
+            self.rows.append(StageRow(**self._once(stage.verb, None, act)))
             if stage.verb == "train" and self.baseline is None:
                 self.baseline = copy.deepcopy(self.model)
 
@@ -146,19 +149,34 @@ class _Work:
                 self._once(f"{stage.verb}-control", control, functools.partial(self._train, control, settings, ()))
         return control
 
-    def _once(self, name: str, model: nn.Module, act: Callable[[], Any]) -> Any:
-        """Do a stage and keep what it leaves of `model`, with what `act` returns; or take both from an earlier run."""
-        self.verb = name
+    def _once(self, name: str, control: nn.Module | None, act: Callable[[], Any]) -> Any:
+        """Do a stage and keep what it leaves of the network (or a control), with what `act` returns; or take both from an earlier run."""
+        self.verb, self.changes = name, []
         path = self.folder.stage(self.position, name)
         state = self.engine.from_main(lambda: load_state(path) if self.resume and path.exists() else None)
         if state is not None:
-            restore_model(model, state["model"])
+            for change in state["changes"]:
+                self.model = restructure(self.model, change, self.example())
+            restore_model(self.model if control is None else control, state["model"])
+            self.notes += state["notes"]
             return state["row"]
+        noted = len(self.notes)
         row = act()
-        self.engine.from_main(lambda: save_state(path, {"model": model_state(model), "row": row}))
+        left = {"changes": self.changes, "notes": self.notes[noted:], "row": row}
+        self.engine.from_main(lambda: save_state(path, {"model": model_state(self.model if control is None else control), **left}))
         if self.engine.is_main:
             discard_state(self.folder.training(self.position, name))
         return row
+
+    def example(self) -> Any:
+        """One input of the network, as its arguments."""
+        return self.task.example()
+
+    def change(self, changed: Changed) -> None:
+        """Go on with another network; on resuming the same change is made again."""
+        self.model = changed.model
+        self.changes += [changed.change] if changed.change is not None else []
+        self.notes += changed.notes
 
     def train(self, settings: Settings, steps: Sequence[Step] = ()) -> None:
         """What the verbs call."""
@@ -242,6 +260,7 @@ def _notes(work: _Work, task: Task, control: bool, unknown: Mapping[str, int]) -
         baseline = "the baseline is the network as given"
     notes = [
         baseline,
+        *work.notes,
         f"stages were judged on {len(task.validation):,} validation samples; the {len(task.test):,} test samples were read once,"
         " for both networks together, the result as reloaded from its file",
         "bytes: of the parameters as they are before compression, of a file without entropy coding after a stage, on disk at the end",

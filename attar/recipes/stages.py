@@ -13,7 +13,9 @@ from torch import nn
 from attar.errors import AttarError
 from attar.pruning import GradualPruning, prune_weights
 from attar.quantization import quantize_weights
+from attar.recipes.structure import Changed, prune_model, require_granularity
 from attar.step import Step
+from attar.task import Task
 from attar.training import Settings
 
 __all__ = ["VERBS", "Run", "finetune", "prune", "quantize", "train"]
@@ -24,6 +26,13 @@ class Run(Protocol):
 
     model: nn.Module
     seed: int
+    task: Task | None
+
+    def example(self) -> Any:
+        """One input of the network, as its arguments."""
+
+    def change(self, changed: Changed) -> None:
+        """Go on with another network."""
 
     def train(self, settings: Settings, steps: Sequence[Step] = ()) -> None:
         """Train `model` in place."""
@@ -44,23 +53,34 @@ def prune(
     *,
     keep: float | Mapping[str, float] | None = None,
     quality: float | Mapping[str, float] | None = None,
+    granularity: str = "weight",
     saliency: str | Callable = "magnitude",
     allocation: str | None = None,
     schedule: str = "cubic",
     every: int = 10,
     layers: str | Sequence[str] | None = None,
+    exact: bool = True,
     epochs: int = 0,
     **settings: Any,
 ) -> None:
-    """Remove weights: at once, or, with `epochs`, on a schedule while the network trains.
+    """Remove weights, kernels, filters, heads or blocks: at once, or, weights with `epochs`, on a schedule while the network trains.
 
-    `keep` is the fraction that stays, `quality` Han's threshold in standard deviations (at once only); both are one
-    number or one for each layer pattern. `allocation` is "global" (one threshold, for each pattern where there are some),
-    "layer" or "std"; by default "global" for `keep` and "std" for `quality`.
+    `keep` is the fraction that stays, `quality` Han's threshold in standard deviations (weights at once only); both are
+    one number or one for each layer pattern. Weights: `allocation` is "global" (one threshold, for each pattern where
+    there are some), "layer" or "std"; by default "global" for `keep` and "std" for `quality`. The other granularities are
+    those of `attar.prune`.
     """
-    if allocation is None:
-        allocation = "global" if quality is None else "std"
-    common: dict[str, Any] = {"saliency": saliency, "allocation": allocation, "layers": layers, "seed": run.seed}
+    require_granularity(granularity)
+    common: dict[str, Any] = {"saliency": saliency, "layers": layers, "seed": run.seed}
+    if granularity != "weight":
+        if epochs or settings or quality is not None or keep is None:
+            raise AttarError(
+                f"granularity {granularity!r} is pruned at once, by keep: leave out epochs, quality and settings, and add a finetune stage"
+            )
+        options: dict[str, Any] = {"granularity": granularity, "allocation": allocation, "exact": exact, "task": run.task}
+        run.change(prune_model(run.model, run.example(), keep=keep, **options, **common))
+        return
+    common["allocation"] = allocation or ("global" if quality is None else "std")
     if not epochs:
         if settings:
             raise AttarError(f"prune takes {', '.join(sorted(settings))} with epochs only: they say how to train while pruning")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from attar.evaluation import Estimate, Paired, Scores, paired
 from attar.evaluation import evaluate as score
 from attar.forms import Form
 from attar.graph import trace
-from attar.pruning import prune_weights
 from attar.quantization import quantize_weights
+from attar.recipes.structure import prune_model
 from attar.step import Step
 from attar.task import Task
 from attar.training import Settings, bar, train
@@ -28,29 +29,45 @@ Patterns = str | Iterable[str] | None
 
 def prune(
     model: nn.Module,
+    example: tuple | Mapping[str, Any] | None = None,
     *,
     keep: float | Mapping[str, float],
+    granularity: str = "weight",
     saliency: str | Callable[..., Tensor] = "magnitude",
-    allocation: str = "global",
+    allocation: str | None = None,
     layers: Patterns = None,
+    exact: bool = True,
+    task: Task | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A copy of `model` that keeps the fraction `keep` of its weights, chosen one by one by `saliency`.
+    """A copy of `model` that keeps the fraction `keep` of its weights, kernels, filters, heads or blocks, chosen by `saliency`.
 
-    `keep` is one number or one for each layer pattern; `allocation` is "global" (one threshold over all layers) or
-    "layer"; `layers` narrows what is pruned. What is removed no longer exists: the weights become `Sparse` forms, which
-    train and are stored small. Without `finetune` expect a loss of accuracy at low `keep`.
+    - "weight", "kernel": what is removed no longer exists; weights become `Sparse` forms, which train and are stored small;
+    - "filter" (filters, neurons and heads), "channel" (no heads), "head", "inner" (channels of every group, positions of
+      every head): the network itself becomes smaller, along everything that is coupled, checked against the original;
+    - "block": residual blocks are bypassed, the least harmful first by the `task`'s validation loss.
 
-    Raises AttarError for keep outside (0, 1], a pattern that matches nothing, NaN weights, or nothing to prune.
+    `keep` is one number or one for each layer pattern; `layers` narrows what is pruned. `allocation` is "global" (the
+    default, but for kernels), "layer" (each layer alike), for filters also "macs" (`keep` is of multiply-accumulates), for
+    kernels also "filter". All but "weight" and "kernel" need an `example`, the network's positional arguments as a tuple
+    or its keywords as a dict. `exact=False` also cuts what norms average over. A result that could not keep its class is a
+    graph module, and a warning says why. Without `finetune` expect a loss of accuracy at low `keep`.
+
+    Raises AttarError for keep outside (0, 1], a pattern that matches nothing, NaN weights, or nothing to prune, with the
+    reasons; TraceError where a graph is needed and cannot be had; SurgeryError where the result is not what it must be.
 
     >>> import torch
     >>> pruned = prune(nn.Linear(10, 10), keep=0.2)
     >>> int(pruned.weight.count_nonzero())
     20
+    >>> prune(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (torch.zeros(1, 4),), keep=0.5, granularity="filter")[0]
+    Linear(in_features=4, out_features=4, bias=True)
     """
-    result = copy.deepcopy(model)
-    prune_weights(result, keep=keep, saliency=saliency, allocation=allocation, layers=layers, seed=seed)
-    return result
+    options: dict[str, Any] = {"saliency": saliency, "allocation": allocation, "layers": layers, "exact": exact, "task": task}
+    changed = prune_model(copy.deepcopy(model), example, keep=keep, granularity=granularity, seed=seed, **options)
+    for note in changed.notes:
+        warnings.warn(note, stacklevel=2)
+    return changed.model
 
 
 def quantize(
