@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from attar.compiler.kernels.convolution import BLOCKS, Convolution
 from attar.compiler.kernels.convolution8 import BLOCKS8, Convolution8
 from attar.compiler.kernels.convolution8_baked import baked8
 from attar.compiler.kernels.convolution_baked import baked
+from attar.compiler.kernels.convolution_outer import outer
 from attar.compiler.kernels.matmul import Matmul
 from attar.compiler.kernels.sparse_linear import sparse_alternative
 from attar.compiler.plan import place
@@ -88,9 +90,8 @@ def _variants(op: Op, target: Target) -> list[Variant]:
     expected = {block: op.products(block) / share[block] for block in blocks}
     least = min(expected.values())
     options = [op.blocked(block) for block in blocks if expected[block] <= _HOPELESS * least]
-    machine = _machine(op, target)
-    found = [Variant(one.kernel, (one,)) for one in options]
-    return found if machine is None else [*found, Variant("baked", (machine,))]
+    found: list[Any] = [*options, outer(op) if isinstance(op, Convolution) else None, _machine(op, target)]
+    return [Variant(one.kernel, (one,)) for one in found if one is not None]
 
 
 def _machine(op: Convolution | Convolution8, target: Target) -> Op | None:

@@ -10,7 +10,9 @@ from torch import nn
 
 from attar.compiler.fuse import fuse
 from attar.compiler.ir import Program, array, check
+from attar.compiler.kernels import convolution_outer
 from attar.compiler.kernels.convolution import BLOCKS, Convolution
+from attar.compiler.kernels.convolution_outer import OuterConvolution, outer
 from attar.compiler.kernels.map import Map
 from attar.compiler.plan import lay_out
 from attar.compiler.target import TARGETS, host
@@ -26,7 +28,8 @@ def run(model, x, *, block=1, target=None, parts=2):
     program = fuse(lowered(model.eval(), x))
     assert program.notes == []
     lay_out(program, where)
-    program.ops = [op.blocked(block) if isinstance(op, Convolution) and op.takes(block) else op for op in program.ops]
+    kernel = outer if block == "outer" else lambda op: op.blocked(block) if op.takes(block) else None
+    program.ops = [(kernel(op) or op) if isinstance(op, Convolution) else op for op in program.ops]
     check(program)
     (result,) = execute(program, [x], parts, where)
     return result
@@ -66,6 +69,51 @@ def test_random_convolutions(case, block, target):
     expected = layer(x).detach()
     found = run(layer, x, block=block, target=target)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
+@settings(max_examples=25, phases=[Phase.generate], deadline=None)
+@given(convolutions(), st.sampled_from(["generic", None]), numbers(1, 3))
+def test_outputs_in_lanes(case, target, parts):
+    """Whatever the weights and however full the lanes, which are reasons not to choose it."""
+    layer, x = case
+    expected = layer(x).detach()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_DENSE", 0), ("_FULL", 2), ("_WASTE", 100), ("_PATTERNS", 100)):
+            patch.setattr(convolution_outer, name, value)
+        found = run(layer, x, block="outer", target=target, parts=parts)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("target", ["generic", None])
+@pytest.mark.parametrize("size", [4, 7, 14, 28])
+def test_outputs_in_lanes_with_what_stands_around(size, target):
+    """A shortcut, bounds, a map that is tiled and one that is read shifted, clean padding for the next."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = nn.Conv2d(24, 40, 1), nn.Conv2d(40, 40, 3, padding=1), nn.Conv2d(40, 24, 1)
+
+        def forward(self, x):
+            return nn.functional.relu6(x + self.third(torch.relu(self.second(torch.relu(self.first(x))))))
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 24, 1), Block(), Block()).eval(), torch.randn(2, 3, size, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution_outer, "_FULL", 2)
+        torch.testing.assert_close(run(model, x, block="outer", target=target, parts=3), model(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_outputs_are_in_lanes_where_rows_are_short_and_weights_dense():
+    def found(size, share):
+        layer = nn.Conv2d(64, 64, 3, padding=1)
+        layer.weight.data *= torch.rand_like(layer.weight) < share
+        program = fuse(lowered(layer.eval(), torch.randn(1, 64, size, size)))
+        lay_out(program, host())
+        return [type(outer(op)) for op in program.ops if isinstance(op, Convolution)]
+
+    assert found(7, 1) == [OuterConvolution]
+    assert found(7, 0.3) == found(56, 1) == [type(None)]
 
 
 @pytest.mark.parametrize(
