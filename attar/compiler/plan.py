@@ -9,7 +9,7 @@ from attar.compiler.kernels.convolution import Convolution
 from attar.compiler.kernels.taps import widths
 from attar.compiler.target import Target
 
-__all__ = ["Memory", "lay_out", "place"]
+__all__ = ["Memory", "fit", "lay_out", "place"]
 
 
 _MOST_VECTORS = 9  # of a tile: more falls out of the first cache
@@ -99,20 +99,30 @@ def _arena(program: Program) -> int:
             if buffer.data is None and buffer.argument is None:
                 buffers[id(buffer)] = buffer
                 lives.setdefault(id(buffer), [step, step])[1] = step
+    places, total = fit([(lives[key][0], lives[key][1], _rounded(buffer.bytes)) for key, buffer in buffers.items()])
+    for buffer, start in zip(buffers.values(), places, strict=True):
+        buffer.place = start
+    return total
+
+
+def fit(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+    """A place for each (first step, last step, size), so that what lives at the same time lies apart; and where the last one ends.
+
+    >>> fit([(0, 1, 10), (1, 2, 20), (2, 3, 10)])
+    ([20, 0, 20], 30)
+    """
     placed: list[tuple[int, int, int, int]] = []  # (first step, last step, start, end)
-    total = 0
-    for key in sorted(lives, key=lambda k: -buffers[k].bytes):
-        first, last = lives[key]
-        size = _rounded(buffers[key].bytes)
+    places = [0] * len(lives)
+    for number in sorted(range(len(lives)), key=lambda n: -lives[n][2]):
+        first, last, size = lives[number]
         start = 0
         for low, high in sorted((a, b) for f, l, a, b in placed if f <= last and l >= first):  # noqa: E741
             if start + size <= low:
                 break
             start = max(start, high)
-        buffers[key].place = start
+        places[number] = start
         placed.append((first, last, start, start + size))
-        total = max(total, start + size)
-    return total
+    return places, max((end for *_, end in placed), default=0)
 
 
 def _constants(program: Program) -> np.ndarray:

@@ -68,14 +68,31 @@ def test_a_chain_gives_what_its_ops_give(narrow, wide, kernel, size, parts, near
             assert torch.equal(got, want)
 
 
-def test_what_a_chain_writes_shares_no_memory(monkeypatch):
-    """Its maps live at once, though apart some of them would take one another's place."""
+def test_maps_that_pass_take_the_memory_of_a_group_of_tiles(monkeypatch):
+    """And no two that live at once share it; what others read keeps a place of its own."""
     monkeypatch.setattr(chain_module, "times", always)
-    together, _ = chained(program(Blocks(16, 64, 3), torch.randn(1, 3, 48, 48)), host())
+    together, _ = chained(program(Blocks(16, 64, 3), torch.randn(1, 3, 160, 160)), host())
     place(together)
-    for link in (op for op in together.ops if isinstance(op, Chain)):
-        spans = sorted({(v.buffer.place, v.buffer.place + v.buffer.bytes) for v in (*link.outputs, *link.inputs) if v.buffer.data is None})
-        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    links = [op for op in together.ops if isinstance(op, Chain)]
+    read = {value.buffer for op in together.ops for value in op.inputs}
+    assert any(link.passing for link in links)
+    for link in links:
+        assert link.memory.size < link.memory.shape[0] * 2 * chain_module._NEAR
+        assert not read & {buffer for buffer, _ in link.passing}
+        for step, op in enumerate(link.ops):
+            live = [
+                b
+                for b, _ in link.passing
+                if any(b in touched(one) for one in link.ops[: step + 1]) and any(b in touched(one) for one in link.ops[step:])
+            ]
+            places = dict(link.passing)
+            spans = sorted((places[b], places[b] + link.group * 4 * b.channels * b.space.root.tile) for b in live)
+            assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+            assert op.output.buffer in live or op.output.buffer in {value.buffer for value in link.outputs}
+
+
+def touched(op):
+    return {value.buffer for value in (op.output, *op.inputs)}
 
 
 @pytest.mark.parametrize("faster", [True, False])
