@@ -19,3 +19,14 @@ def test_pages_come_from_the_stored_results(folder):
     assert (folder / "README.md").read_text() == module.page(results)
     front = (ROOT / "README.md").read_text()
     assert front == module.with_claims(front, results)
+
+
+def test_the_table_of_engines_comes_from_the_stored_results():
+    folder = ROOT / "benchmarks" / "engines"
+    spec = importlib.util.spec_from_file_location("table", folder / "table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    front = (ROOT / "README.md").read_text()
+    assert front == module.with_engines(front, folder / "results")
+    for path in (folder / "results").glob("*/*.json"):
+        assert path.with_suffix(".md").read_text() == module.page(json.loads(path.read_text()))

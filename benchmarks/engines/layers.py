@@ -6,10 +6,8 @@ Needs `pip install attar[bench]`. A layer is run in a chain of sixteen with ReLU
 alike, so that conversions of layout at both ends hardly count; the times are of one layer, with warm caches.
 """
 
-from pathlib import Path
-
 from networks import LAYERS, layer, sparsity_of
-from timing import noise, options, show, side_by_side, write
+from timing import noise, options, place, show, side_by_side, write
 
 
 def work(name: str, batch: int) -> float:
@@ -22,7 +20,7 @@ def main() -> None:
     parser = options(__doc__, ["onnxruntime", "openvino", "torch"])
     parser.add_argument("--layers", nargs="+", choices=list(LAYERS), default=list(LAYERS))
     given = parser.parse_args()
-    out = given.out or Path(__file__).parent / "results" / f"layers-{given.pattern}-b{given.batch}-t{given.threads}.json"
+    out = place(given, "layers")
     records = []
     for name in given.layers:
         for sparsity in given.sparsity:

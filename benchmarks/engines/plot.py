@@ -1,6 +1,6 @@
 """Latency against sparsity: one line for each engine of each result file, PNG and SVG.
 
-run: python benchmarks/engines/plot.py results/resnet50-unstructured-b1-t1.json [results/resnet50-4x1-b1-t1.json ...] --out results/resnet50
+run: python benchmarks/engines/plot.py results/avx2/resnet50-unstructured-b1-t1.json [FILE.json ...] --out results/avx2/resnet50
 """
 
 import argparse

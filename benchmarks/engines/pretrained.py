@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from networks import settle, sparsify, sparsity_of
-from timing import INT8, Array, options, show, side_by_side, write
+from timing import INT8, Array, options, place, show, side_by_side, write
 from torch import nn
 
 from attar.data._files import data_folder
@@ -57,7 +57,7 @@ def top1(name: str, model: Any, data: tuple[Array, Array, Array, Array], options
 def main() -> None:
     parser = options(__doc__, ["onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8", "torch"], sparsity=[0.0, 0.8, 0.9])
     given = parser.parse_args()
-    out = given.out or Path(__file__).parent / "results" / f"pretrained-{given.pattern}-b{given.batch}-t{given.threads}.json"
+    out = place(given, "pretrained")
     data = samples(network(0, given.pattern))
     extra: dict[str, dict[str, Any]] = {name: {"calibration": data[0][:CALIBRATION]} for name in ENGINES if name.endswith(INT8)}
     records = []

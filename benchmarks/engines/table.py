@@ -1,10 +1,9 @@
-"""Tables of result files: one Markdown page beside each JSON file.
+"""Tables of result files: one Markdown page beside each JSON file, and the short table in the project's README.
 
-run: python benchmarks/engines/table.py [results/FILE.json ...]     (all of results/ where none is named)
+run: python benchmarks/engines/table.py
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +124,44 @@ def page(result: dict[str, Any]) -> str:
     return "\n\n".join([f"`{result['command']}`", *map(markdown, tables)]) + "\n"
 
 
+def short(title: str, results: list[dict[str, Any]]) -> Table:
+    """One line for each whole network, share of zeros and precision on one processor, beside the fastest peer of that precision."""
+    rows = []
+    for record in (record for result in results for record in result["records"]):
+        times = {name: figures["median"] for name, figures in record["engines"].items()}
+        for own in (name for name in times if name.startswith("attar")):
+            peers = [n for n in times if not n.startswith("attar") and n.endswith(INT8) == own.endswith(INT8)]
+            best = min(peers, key=times.__getitem__)
+            about = (record["case"], "int8" if own.endswith(INT8) else "fp32", record["sparsity"], record["pattern"])
+            rows.append((*about, record["batch"], record["threads"], times[own], times[best], best, times[best] / times[own]))
+    columns = (
+        *(Column("network"), Column("precision"), *ABOUT),
+        Column("Attar", "milliseconds"),
+        Column("best peer", "milliseconds"),
+        Column("which"),
+        Column("Attar is", "factor"),
+    )
+    return Table(title, columns, tuple(rows), (where(results[0]),))
+
+
+def with_engines(text: str, folder: Path) -> str:
+    """The project's README with the short table of each kind of processor between its two marks."""
+    begin, end = "<!-- engines -->\n", "<!-- end of engines -->"
+    before, _, rest = text.partition(begin)
+    tables = []
+    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
+        whole = [result for path in sorted(kind.glob("*.json")) if (result := json.loads(path.read_text()))["kind"] == "whole"]
+        tables.append(markdown(short({"avx512": "AVX-512", "avx2": "AVX2"}.get(kind.name, kind.name), whole)))
+    inside = "\n\n".join(tables)
+    return f"{before}{begin}{inside}\n{end}{rest.partition(end)[2]}"
+
+
 def main() -> None:
     folder = Path(__file__).parent / "results"
-    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else sorted(folder.glob("*.json")):
-        text = page(json.loads(path.read_text()))
-        path.with_suffix(".md").write_text(text)
-        print(text)
+    for path in sorted(folder.glob("*/*.json")):
+        path.with_suffix(".md").write_text(page(json.loads(path.read_text())))
+    front = Path(__file__).parents[2] / "README.md"
+    front.write_text(with_engines(front.read_text(), folder))
 
 
 if __name__ == "__main__":

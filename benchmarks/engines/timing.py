@@ -19,10 +19,11 @@ import torch
 from networks import PATTERNS
 from torch import nn
 
+from attar.compiler.target import host
 from attar.evaluation import compare, machine, measure, speedup
 from attar.recipes.engines import ENGINES, FROM_FILE, Array, onnx_file, versions
 
-__all__ = ["INT8", "TOLERANCE", "Array", "noise", "options", "peak_memory", "show", "side_by_side", "write"]
+__all__ = ["INT8", "TOLERANCE", "Array", "noise", "options", "peak_memory", "place", "show", "side_by_side", "write"]
 
 TOLERANCE = 1e-4  # of an fp32 engine against PyTorch, relative to the largest output
 INT8 = "-int8"
@@ -38,7 +39,7 @@ def options(text: str, against: list[str], sparsity: Sequence[float] = (0.0, 0.8
     parser.add_argument("--subject", choices=list(ENGINES), default="attar", help="the engine that the others are compared with")
     parser.add_argument("--against", nargs="+", choices=list(ENGINES), default=against)
     parser.add_argument("--rounds", type=int, default=30, help="each runs every engine once")
-    parser.add_argument("--out", type=Path, help="a JSON file; in results/, named by the options, where not given")
+    parser.add_argument("--out", type=Path, help="a JSON file; by processor and options in results/ where not given")
     return parser
 
 
@@ -47,6 +48,12 @@ def _share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"a sparsity must be in [0, 1), got {text}: it is the share of zeros")
     return value
+
+
+def place(given: argparse.Namespace, name: str) -> Path:
+    """Where a result goes: `--out`, or a file for each kind of processor in results/, named by the options."""
+    name = f"{name}-{given.pattern}-b{given.batch}-t{given.threads}.json"
+    return given.out or Path(__file__).parent / "results" / host().name / name
 
 
 def noise(shape: tuple[int, ...], batch: int) -> Array:

@@ -6,10 +6,9 @@ Needs `pip install attar[bench]`. Every engine runs each sparsity's own weights 
 """
 
 from functools import partial
-from pathlib import Path
 
 from networks import NETWORKS, build, sparsity_of
-from timing import noise, options, peak_memory, show, side_by_side, write
+from timing import noise, options, peak_memory, place, show, side_by_side, write
 
 
 def main() -> None:
@@ -17,8 +16,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, required=True)
     parser.add_argument("--memory", action="store_true", help="also the memory of each engine, in a process of its own")
     given = parser.parse_args()
-    name = f"{given.network}-{given.pattern}-b{given.batch}-t{given.threads}.json"
-    out = given.out or Path(__file__).parent / "results" / name
+    out = place(given, given.network)
     records = []
     for sparsity in given.sparsity:
         make = partial(build, given.network, sparsity=sparsity, pattern=given.pattern)
