@@ -1,16 +1,18 @@
 """What a network is for: data splits, a loss, and metrics per sample."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils import _pytree as pytree
 
 from attar.errors import DataError
 
-__all__ = ["Task", "arguments", "fetch", "top1", "top5"]
+__all__ = ["Task", "arguments", "fetch", "taken", "top1", "top5"]
 
 
 def top1(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -85,6 +87,16 @@ def arguments(inputs: Any) -> tuple | Mapping[str, Any]:
     if isinstance(inputs, Mapping):
         return inputs
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+
+
+@contextlib.contextmanager
+def taken(inputs: Any, name: str) -> Iterator[None]:
+    """While a network is called with samples of `name`: what PyTorch raises for a wrong shape, type or argument becomes a DataError."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+        raise DataError(f"the network does not take samples of {name}, {shapes}: {error}") from error
 
 
 def _overlap(one: Any, other: Any) -> bool:

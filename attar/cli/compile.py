@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from attar.cli._common import (
     DataFolder,
@@ -34,7 +33,7 @@ from attar.evaluation import compare as difference
 from attar.evaluation.tables import format_bytes
 from attar.forms import dense
 from attar.graph import eval_mode
-from attar.task import Task, arguments, fetch
+from attar.task import Task, arguments, fetch, taken
 
 __all__ = ["CALIBRATION", "calibration", "compile"]
 
@@ -138,12 +137,8 @@ def _inputs(split: Any, indices: Sequence[int]) -> tuple | Mapping[str, Any]:
 
 def _taken(model: nn.Module, given: tuple | Mapping[str, Any], name: str) -> tuple | Mapping[str, Any]:
     """The samples, which the network takes; raises AttarError where it does not."""
-    try:
-        with torch.no_grad(), eval_mode(model):
-            _call(model, given)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what PyTorch raises for a wrong shape, type or argument
-        shapes = ", ".join(str(list(t.shape)) for t in pytree.tree_leaves(given) if isinstance(t, Tensor))
-        raise AttarError(f"the network does not take samples of {name}, {shapes}: {error}") from error
+    with torch.no_grad(), eval_mode(model), taken(given, name):
+        _call(model, given)
     return given
 
 

@@ -15,7 +15,7 @@ from attar.errors import AttarError, DataError
 from attar.evaluation.statistics import Estimate, estimate
 from attar.forms import dense
 from attar.graph import eval_mode
-from attar.task import Task, fetch
+from attar.task import Task, fetch, taken
 
 __all__ = ["Scores", "evaluate", "fingerprint"]
 
@@ -54,8 +54,8 @@ def evaluate(
 
     `progress(done, total)` is called after each batch, in samples.
 
-    Raises DataError for an empty split, an output or a metric that is NaN, and a metric that is not one value a sample;
-    AttarError for a batch size below 1.
+    Raises DataError for an empty split, samples that the network does not take, an output or a metric that is NaN, and a metric
+    that is not one value a sample; AttarError for a batch size below 1.
     """
     if batch_size < 1:
         raise AttarError(f"batch_size must be at least 1, got {batch_size}: it is the number of samples in one call")
@@ -68,7 +68,8 @@ def evaluate(
         for start in range(0, len(split), batch_size):
             indices = range(start, min(start + batch_size, len(split)))
             inputs, targets = fetch(split, indices)
-            outputs = _to(_call(model, _to(inputs, device)), torch.device("cpu"))
+            with taken(inputs, task.name):
+                outputs = _to(_call(model, _to(inputs, device)), torch.device("cpu"))
             _require_numbers(outputs, start)
             digest.add(outputs)
             for name, metric in task.metrics.items():

@@ -121,3 +121,6 @@ def test_bad_networks_metrics_and_sizes_are_named():
         evaluate(model(), [], data)
     with pytest.raises(AttarError, match="batch_size must be at least 1, got 0"):
         evaluate(model(), data.test, data, batch_size=0)
+    wide = [(torch.zeros(5), 0)]
+    with pytest.raises(DataError, match=r"does not take samples of .*, \[1, 5\]: .*shapes"):
+        evaluate(model(), wide, data)
