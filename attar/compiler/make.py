@@ -26,6 +26,7 @@ from attar.compiler.fuse import fuse, in_place
 from attar.compiler.ir import Program, check
 from attar.compiler.kernels.segment import Torch
 from attar.compiler.lower import leaves, lower
+from attar.compiler.phased import phased
 from attar.compiler.plan import Memory, lay_out, place
 from attar.compiler.quantize import Ranges, observe, quantize
 from attar.compiler.run import Engine, Signature, Tail, segments
@@ -195,6 +196,7 @@ def compiled(wanted: Wanted, known: list[dict] | None = None) -> Made:
     lay_out(program, target)
     check(program)
     program, choices = choose(program, target, known)
+    program = phased(program)
     program, more = chained(program, target, known)
     return program, place(program), (*choices, *more)
 

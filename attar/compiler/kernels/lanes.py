@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -89,8 +89,15 @@ class Move(Op):
         return any(isinstance(v, Lanes) and v.buffer.tiled for v in (self.inputs[0], self.output))
 
     def source(self, at: Pointer) -> str:
-        y = self.output
-        lines = [self._call(at, number) for number in range(len(self.parts))]
+        return f"{self.moved(at)}\n{self.filled(at)}"
+
+    def moved(self, at: Pointer) -> str:
+        """C that copies the pixels."""
+        return "\n".join(self._call(at, number) for number in range(len(self.parts)))
+
+    def filled(self, at: Pointer) -> str:
+        """C that fills what is no pixel."""
+        y, lines = self.output, []
         clean, fill = self._cleaner
         for number, ((first, channels), runs) in enumerate(self.gaps.items()):
             share = f"{channels} * part / parts, {channels} * (part + 1) / parts"
@@ -310,12 +317,14 @@ class Pool(ByTiles):
     """The largest, or the mean, of the pixels at `shifts` from each pixel, in each channel.
 
     `shifts` has for each term its block of channels (a phase of a strided pooling) and its distance along each dimension;
-    what pads the input changes no result. `counts` has the size of each window along each dimension, for means.
+    what pads the input changes no result. `counts` has the size of each window along each dimension, for means. Where `apart`,
+    the input holds the phases of one channel only, that which is computed.
     """
 
     kind: str
     shifts: tuple[tuple[int, ...], ...]
     counts: tuple[np.ndarray, ...] = ()
+    apart: bool = field(default=False, kw_only=True)
 
     @cached_property
     def scale(self) -> Array | float:
@@ -337,7 +346,8 @@ class Pool(ByTiles):
         """Where each term lies, from the pixel that is written."""
         x, steps = self.inputs[0], self.inputs[0].space.steps
         pixels = [sum(s * step for s, step in zip(shift, steps, strict=True)) for _, *shift in self.shifts]
-        return [block * self.output.channels * x.channel_stride + pixel for (block, *_), pixel in zip(self.shifts, pixels, strict=True)]
+        channels = 1 if self.apart else self.output.channels
+        return [block * channels * x.channel_stride + pixel for (block, *_), pixel in zip(self.shifts, pixels, strict=True)]
 
     @property
     def reads(self) -> tuple[int, int]:
@@ -364,7 +374,7 @@ class Pool(ByTiles):
             lines = [f"const float v = ({' + '.join(terms)}) * {scale};"]
         body = "\n                ".join(lines)
         inside = f"""    for (long c = from; c < to; c++) {{
-            const float *x = {pointer(x, at)} + tile * {x.tile_stride} + c * {x.channel_stride};
+            const float *x = {pointer(x, at)} + tile * {x.tile_stride}{"" if self.apart else f" + c * {x.channel_stride}"};
             float *restrict y = {pointer(y, at)} + tile * {y.tile_stride} + c * {y.channel_stride};
             for (long i = 0; i < {y.space.tile}; i++) {{
                 {body}
