@@ -161,7 +161,7 @@ def run(letters: list[str], seed: int, epochs: int, out: Path, model: nn.Module,
         report = json.loads(result.report.to_json())
         given, hits, size = report["baseline"]["metrics"]["top-1"]["mean"], float(scores[letter].mean()), result.path.stat().st_size
         row = {"plan": letter, "seed": seed, "epochs": epochs, "seconds": seconds, "bytes before": report["baseline"]["bytes"]}
-        row |= {"bytes after": size, "error as given": 1 - given, "error after": 1 - hits}
+        row |= {"bytes after": size, "error as given": 1 - given, "error after": 1 - hits, "facts": facts()}
         rows.append({**row, "against control": asdict(paired(scores["control"], scores[letter])), "report": report})
     return rows
 
@@ -229,8 +229,17 @@ def claims(rows: list[dict]) -> str:
     return markdown(Table("ResNet-56 on CIFAR-10, claim and result", tuple(columns), tuple(table), notes))
 
 
-def measured(section: dict) -> str:
-    return f"Measured on {section['processor']}, {section['threads']} threads, PyTorch {section['torch']}, {section['date']}."
+def measured(facts: dict) -> str:
+    return f"Measured on {facts['processor']}, {facts['threads']} threads, PyTorch {facts['torch']}, {facts['date']}."
+
+
+def measured_by_seed(rows: list[dict]) -> str:
+    """As `measured`, where seeds were run on several machines or days."""
+    seeds: dict[str, list[int]] = {}
+    for row in rows:
+        seeds.setdefault(measured(row["facts"]), []).append(row["seed"])
+    named = (f"{text.removesuffix('.')} (seed {', '.join(map(str, sorted(set(some))))})." for text, some in seeds.items())
+    return " ".join(named if len(seeds) > 1 else seeds)
 
 
 def page(results: dict) -> str:
@@ -240,7 +249,7 @@ def page(results: dict) -> str:
         parts += [criteria_table(results["criteria"]["rows"]).replace("### ", "## "), measured(results["criteria"])]
     if "runs" in results:
         rows = results["runs"]["rows"]
-        parts += [claims(rows).replace("### ", "## "), measured(results["runs"])]
+        parts += [claims(rows).replace("### ", "## "), measured_by_seed(rows)]
         for letter in dict.fromkeys(r["plan"] for r in rows if r["plan"] in RECIPES):
             first = next(r for r in rows if r["plan"] == letter)
             parts.append(f"## Plan {letter}, seed {first['seed']}, {first['epochs']} epochs\n\nThe baseline here is the network as given.")
@@ -253,7 +262,7 @@ def with_claims(text: str, results: dict) -> str:
     begin, end = f"<!-- {HERE.name} -->\n", f"<!-- end of {HERE.name} -->"
     before, _, rest = text.partition(begin)
     if "runs" in results:
-        tables = [claims(results["runs"]["rows"]), measured(results["runs"])]
+        tables = [claims(results["runs"]["rows"]), measured_by_seed(results["runs"]["rows"])]
     else:
         tables = [count_table(results["counts"]["rows"])]
     tables.append(f"All of it: [papers/{HERE.name}](papers/{HERE.name}).")
@@ -286,7 +295,12 @@ def main() -> None:
     stored = HERE / "result.json"
     results = json.loads(stored.read_text()) if stored.exists() else {}
     for stage in [] if options.table else options.stages:
-        results[stage] = {**facts(), "rows": perform(stage, options)}
+        rows = perform(stage, options)
+        if stage == "runs":  # those of other seeds stay
+            again = {(row["seed"], row["epochs"]) for row in rows}
+            stayed = [row for row in results.get(stage, {"rows": []})["rows"] if (row["seed"], row["epochs"]) not in again]
+            rows = sorted(stayed + rows, key=lambda row: (row["epochs"], row["seed"]))
+        results[stage] = {**facts(), "rows": rows}
         stored.write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "README.md").write_text(page(results))
     front = HERE.parents[1] / "README.md"

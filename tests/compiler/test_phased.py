@@ -25,7 +25,8 @@ LAYERS = [
 @settings(max_examples=25, phases=[Phase.generate], deadline=None)
 @given(
     layer=st.sampled_from(LAYERS), channels=st.integers(2, 20), kernel=st.integers(2, 4), stride=st.integers(2, 3),
-    padding=st.integers(0, 2), size=st.tuples(*[st.integers(4, 21)] * 2), samples=st.integers(1, 2), before=st.booleans(), parts=st.sampled_from([1, 3]),
+    padding=st.integers(0, 2), size=st.tuples(*[st.integers(4, 21)] * 2), samples=st.integers(1, 2),
+    before=st.booleans(), parts=st.sampled_from([1, 3]),
     target=st.sampled_from(["generic", None]),
 )  # fmt: skip
 def test_strided_ops(layer, channels, kernel, stride, padding, size, samples, before, parts, target):
