@@ -179,21 +179,15 @@ def _turn(lanes: int) -> str:
             f"""    _Pragma("GCC unroll 16") for (long i = 0; i < VL; i++)
         if (!(i & {step})) {{
             const vf a = r[i], b = r[i + {step}];
-            r[i] = __builtin_shufflevector(a, b, {low});
-            r[i + {step}] = __builtin_shufflevector(a, b, {high});
+            r[i] = PICK(vi, a, b, {low});
+            r[i + {step}] = PICK(vi, a, b, {high});
         }}"""
         )
     body = "\n".join(steps)
     return f"""
 // r[i][j] becomes r[j][i]
 static inline void turn(vf r[VL]) {{
-#if defined(__clang__) || __GNUC__ >= 12
 {body}
-#else
-    float t[VL][VL];
-    memcpy(t, r, sizeof t);
-    for (long i = 0; i < VL; i++) for (long j = 0; j < VL; j++) r[i][j] = t[j][i];
-#endif
 }}
 """
 

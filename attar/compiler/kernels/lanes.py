@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
 from attar.compiler.ir import C_TYPES, Array, Buffer, Lanes, Op, constant, lanes
+from attar.compiler.kernels.second import SECOND
 
 __all__ = [
     "RUN",
@@ -22,6 +25,7 @@ __all__ = [
     "channel_stride",
     "clean",
     "from_lanes",
+    "mover",
     "pixel_by_pixel",
     "pointer",
     "share_tiles",
@@ -59,10 +63,28 @@ class Move(Op):
     parts: tuple[Part, ...]
     fill: float | None = 0.0
 
+    verb: ClassVar[str] = "move"  # begins the names of its C functions
+    kind: ClassVar[str] = "float"  # C's type of what is copied
+
     @cached_property
-    def runs(self) -> list[tuple[int, int, Array]]:
-        """For each part (step read, step written, an array of runs: offset read, offset written, length), for one channel."""
-        return [_runs(self.inputs[0], self.output, part.lines) for part in self.parts]
+    def pairs(self) -> list[tuple[int, int]]:
+        """Parts, by number, of which the first reads the even and the other the odd pixels of the same rows: copied in one go."""
+        x = self.inputs[0]
+        if isinstance(x, Array) and x.strides[-1] != 1:
+            return []
+        every = itertools.permutations(range(len(self.parts)), 2)
+        return [(even, odd) for even, odd in every if _side_by_side(self.parts[even], self.parts[odd])]
+
+    @cached_property
+    def runs(self) -> dict[int, tuple[int, int, Array]]:
+        """For each part of no pair (step read, step written, an array of runs: offset read, offset written, length), for one channel."""
+        paired = set(itertools.chain(*self.pairs))
+        return {n: _runs(self.inputs[0], self.output, part.lines) for n, part in enumerate(self.parts) if n not in paired}
+
+    @cached_property
+    def twins(self) -> dict[tuple[int, int], Array]:
+        """For each pair an array of runs in twos: of even pixels, and of the odd ones right of them."""
+        return {pair: _twins(self.inputs[0], self.output, *(self.parts[n].lines for n in pair)) for pair in self.pairs}
 
     @cached_property
     def gaps(self) -> dict[tuple[int, int], Array]:
@@ -78,22 +100,26 @@ class Move(Op):
 
     @cached_property
     def constants(self) -> tuple[Buffer, ...]:
-        return (*(runs.buffer for _, _, runs in self.runs), *(runs.buffer for runs in self.gaps.values()))
+        tables = (*(runs for _, _, runs in self.runs.values()), *self.twins.values(), *self.gaps.values())
+        return tuple(table.buffer for table in tables)
 
     def functions(self) -> dict[str, str]:
-        tiled = self._tiled()
-        found = {_mover_name(a, b, tiled): _mover(a, b, tiled) for a, b, _ in self.runs}
-        return {"run": RUN, "clean": CLEAN} | found
+        return {"run": RUN, "clean": CLEAN} | self._movers()
 
-    def _tiled(self) -> bool:
-        return any(isinstance(v, Lanes) and v.buffer.tiled for v in (self.inputs[0], self.output))
+    def _movers(self) -> dict[str, str]:
+        """The C functions that copy."""
+        steps = {(step, out_step) for step, out_step, _ in self.runs.values()}
+        found = {self._name(*one): self._text(*one) for one in sorted(steps)}
+        if self.pairs:
+            found[self._name("even", "odd")] = self._pair_text()
+        return {"second": SECOND} | found if self.pairs or (2, 1) in steps else found
 
     def source(self, at: Pointer) -> str:
         return f"{self.moved(at)}\n{self.filled(at)}"
 
     def moved(self, at: Pointer) -> str:
         """C that copies the pixels."""
-        return "\n".join(self._call(at, number) for number in range(len(self.parts)))
+        return "\n".join([*(self._call(at, number) for number in self.runs), *(self._pair_call(at, pair) for pair in self.pairs)])
 
     def filled(self, at: Pointer) -> str:
         """C that fills what is no pixel."""
@@ -113,17 +139,61 @@ class Move(Op):
         """The C function that fills, and with what."""
         return "clean", "0" if self.fill is None else _number(self.fill)
 
+    def _name(self, step: int | str, out_step: int | str) -> str:
+        return f"{self.verb}_{step}_{out_step}".replace("-", "m")
+
+    def _text(self, step: int, out_step: int) -> str:
+        """A C function that copies runs of one part."""
+        copy = "second((const word *)a, (word *)b, n);"
+        if (step, out_step) != (2, 1):
+            copy = f"for (long i = 0; i < n; i++) b[i * {out_step}] = a[i * {step}];"
+        return mover(
+            f"copies runs of pixels, which lie {step} apart where they are read and {out_step} where they are written",
+            f"{self._name(step, out_step)}(\n"
+            f"    const {self.kind} *x, long x_channel, {self.kind} *y, long y_channel, const run *table, long runs, long channels",
+            f"""const {self.kind} *restrict a = x + c * x_channel + table[r].from;
+            {self.kind} *restrict b = y + c * y_channel + table[r].to;
+            const long n = table[r].length;
+            {copy}""",
+        )
+
+    def _pair_text(self) -> str:
+        """A C function that copies runs of two parts, in one go where they lie side by side."""
+        return mover(
+            "copies runs of even pixels to y and of the odd ones right of them to z",
+            f"{self._name('even', 'odd')}(\n"
+            f"    const {self.kind} *x, long x_channel, {self.kind} *y, {self.kind} *z, long y_channel,"
+            " const run *table, long runs, long channels",
+            f"""const run even = table[2 * r], odd = table[2 * r + 1];
+            const {self.kind} *a = x + c * x_channel + even.from, *right = x + c * x_channel + odd.from;
+            {self.kind} *b = y + c * y_channel + even.to, *d = z + c * y_channel + odd.to;
+            const long n = odd.from == even.from + 1 ? odd.length : 0;
+            even_odd((const word *)a, (word *)b, (word *)d, n);
+            for (long i = n; i < even.length; i++) b[i] = a[2 * i];
+            for (long i = n; i < odd.length; i++) d[i] = right[2 * i];""",
+        )
+
     def _call(self, at: Pointer, number: int) -> str:
         """C that moves one part."""
-        step, out_step, _ = self.runs[number]
-        return f"{_mover_name(step, out_step, self._tiled())}({self._arguments(at, number)}, {self.parts[number].channels}, part, parts);"
-
-    def _arguments(self, at: Pointer, number: int) -> str:
-        """What is read, what is written, and the runs of one part."""
-        x, y, part, runs = self.inputs[0], self.output, self.parts[number], self.runs[number][2]
+        step, out_step, runs = self.runs[number]
+        x, y, part = self.inputs[0], self.output, self.parts[number]
         a = f"{pointer(x, at, part.source * channel_stride(x))}, {channel_stride(x)}"
         b = f"{pointer(y, at, part.start * channel_stride(y))}, {channel_stride(y)}"
-        return f"{a}, {b}, (const run *){at(runs.buffer)}, {runs.shape[0]}"
+        numbers = "".join(f", {number}" for number in self._numbers(number))
+        return f"{self._name(step, out_step)}({a}, {b}, (const run *){at(runs.buffer)}, {runs.shape[0]}{numbers}, part, parts);"
+
+    def _pair_call(self, at: Pointer, pair: tuple[int, int]) -> str:
+        """C that moves two parts."""
+        x, y, runs = self.inputs[0], self.output, self.twins[pair]
+        even, odd = (self.parts[n] for n in pair)
+        a = f"{pointer(x, at, even.source * channel_stride(x))}, {channel_stride(x)}"
+        b = ", ".join(pointer(y, at, part.start * channel_stride(y)) for part in (even, odd))
+        table = f"(const run *){at(runs.buffer)}, {runs.shape[0] // 2}"
+        return f"{self._name('even', 'odd')}({a}, {b}, {channel_stride(y)}, {table}, {even.channels}, part, parts);"
+
+    def _numbers(self, part: int) -> tuple:
+        """What is given to the C function of one part besides places and runs."""
+        return (self.parts[part].channels,)
 
 
 def from_lanes(value: Lanes, output: Array) -> Move:
@@ -154,6 +224,36 @@ def _runs(source: Array | Lanes, output: Array | Lanes, lines: Sequence[Line]) -
     return step, out_step, constant(table)
 
 
+def _side_by_side(even: Part, odd: Part) -> bool:
+    """Whether of two parts one reads the even and the other the odd pixels of the same rows, and both write pixels in a row."""
+    (*rows, first), (*others, second) = even.lines, odd.lines
+    right = replace(first, source=first.source + 1, count=second.count)
+    same = (even.channels, even.source, rows, right) == (odd.channels, odd.source, others, second)
+    some = all(line.count for line in (*even.lines, *odd.lines))
+    return same and some and first.source_step == 2 and first.step == 1 and second.count <= first.count
+
+
+def _twins(source: Array | Lanes, output: Array | Lanes, even: Sequence[Line], odd: Sequence[Line]) -> Array:
+    """The runs of two parts that lie side by side, in twos; the last even pixels of rows of an odd length have none right of them."""
+    (a, b), (c, d) = (
+        (
+            _addresses(source, [(line.source, line.source_step, line.count) for line in lines]),
+            _addresses(output, [(line.start, line.step, line.count) for line in lines]),
+        )
+        for lines in (even, odd)
+    )
+    paired = np.arange(a.size) % even[-1].count < odd[-1].count
+    right, to = a + 1, b.copy()
+    right[paired], to[paired] = c, d
+    starts = np.flatnonzero(
+        np.concatenate([[True], (np.diff(a) != 2) | (np.diff(right) != 2) | (np.diff(b) != 1) | (np.diff(to) != 1) | np.diff(paired)])
+    )
+    ends = np.append(starts[1:], a.size)
+    lengths, before = ends - starts, np.concatenate([[0], np.cumsum(paired)])
+    table = np.stack([a[starts], b[starts], lengths, right[starts], to[starts], before[ends] - before[starts]], 1)
+    return constant(table.reshape(-1, 3).astype(np.int32))
+
+
 def _usual(offsets: np.ndarray) -> int:
     """The commonest distance of neighbours."""
     if offsets.size < 2:
@@ -165,25 +265,20 @@ def _usual(offsets: np.ndarray) -> int:
 RUN = "\n// pixels that lie evenly where they are read and where they are written\ntypedef struct { int32_t from, to, length; } run;\n"
 
 
-def _mover_name(step: int, out_step: int, tiled: bool) -> str:
-    return f"move_{step}_{out_step}{'_tiled' if tiled else ''}".replace("-", "m")
+def mover(about: str, head: str, body: str) -> str:
+    """A C function that does `body` for each run r of each channel c.
 
-
-def _mover(step: int, out_step: int, tiled: bool) -> str:
-    """Threads share the runs of a tiled map, where a run's channels lie together, else the channels."""
-    outer, inner = ("r", "c") if tiled else ("c", "r")
-    bounds = {"r": "runs", "c": "channels"}
+    Channels come one after the other, in tiled maps too: what a channel's runs leave of a line of the cache the next runs take.
+    """
     return f"""
-// copies runs of pixels, which lie {step} apart where they are read and {out_step} where they are written, in each channel
-static __attribute__((noinline)) void {_mover_name(step, out_step, tiled)}(
-    const float *x, long x_channel, float *y, long y_channel, const run *table, long runs, long channels, long part, long parts) {{
-    SPLIT(lo, hi, {bounds[outer]})
-    for (long {outer} = lo; {outer} < hi; {outer}++)
-        for (long {inner} = 0; {inner} < {bounds[inner]}; {inner}++) {{
-            const float *restrict a = x + c * x_channel + table[r].from;
-            float *restrict b = y + c * y_channel + table[r].to;
-            const long n = table[r].length;
-            for (long i = 0; i < n; i++) b[i * {out_step}] = a[i * {step}];
+// {about}, in each channel
+static __attribute__((noinline)) void {head}, long part, long parts) {{
+    const long few = channels < parts;  // fewer channels than threads: they share runs instead
+    const long first = few ? runs * part / parts : 0, last = few ? runs * (part + 1) / parts : runs;
+    const long end = few ? channels : channels * (part + 1) / parts;
+    for (long c = few ? 0 : channels * part / parts; c < end; c++)
+        for (long r = first; r < last; r++) {{
+            {body}
         }}
 }}
 """
@@ -193,6 +288,11 @@ static __attribute__((noinline)) void {_mover_name(step, out_step, tiled)}(
 
 CLEAN = """
 static inline void clean_row(float *restrict y, long n, float value) {
+    if (n < 5) {  // as between rows, mostly
+        y[0] = y[n - 1] = value;
+        if (n > 2) y[1] = y[n - 2] = value;
+        return;
+    }
     for (long i = 0; i < n; i++) y[i] = value;
 }
 // sets what is no pixel to `value`, in runs [first, last) of (offset, length) from a channel's start, in channels [lo, hi)

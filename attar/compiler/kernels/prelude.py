@@ -23,6 +23,13 @@ typedef float vf __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef double vd __attribute__((vector_size(4 * VL), aligned(8), may_alias));
 
+// the elements of two vectors, numbered through, that are listed
+#if defined(__clang__)
+#define PICK(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
+#endif
+
 // lo and hi: this thread's share of n rounds
 #define SPLIT(lo, hi, n) const long lo = (long)(n) * part / parts, hi = (long)(n) * (part + 1) / parts;
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attar.compiler.ir import Buffer, Lanes
-from attar.compiler.kernels.lanes import RUN, Move, Pool, pointer, tile_loop
+from attar.compiler.kernels.lanes import RUN, Move, Pool, mover, pointer, tile_loop
 
 __all__ = ["CLEAN_WORDS", "Affine", "MoveWords", "Pack", "PoolWords", "Unpack", "clean_words"]
 
@@ -57,6 +58,11 @@ class Affine:
 
 CLEAN_WORDS = """
 static inline void clean_words_row(int32_t *restrict y, long n, int32_t value) {
+    if (n < 5) {  // as between rows, mostly
+        y[0] = y[n - 1] = value;
+        if (n > 2) y[1] = y[n - 2] = value;
+        return;
+    }
     for (long i = 0; i < n; i++) y[i] = value;
 }
 // sets what is no pixel to `value`, in runs [first, last) of (offset, length) from a channel's start, in channels [lo, hi)
@@ -83,53 +89,15 @@ def clean_words(value: Lanes, at: Pointer, channels: str, fill: int) -> str:
 class MoveWords(Move):
     """A `Move` of words: channels are words; what is no pixel becomes `fill`, where it is given a word."""
 
+    verb: ClassVar[str] = "move_words"
+    kind: ClassVar[str] = "int32_t"
+
     def functions(self) -> dict[str, str]:
-        tiled = self._tiled()
-        found = {self._name(a, b, tiled): self._text(a, b, tiled) for a, b, _ in self.runs}
-        return {"run": RUN, "clean_words": CLEAN_WORDS} | found
+        return {"run": RUN, "clean_words": CLEAN_WORDS} | self._movers()
 
     @property
     def _cleaner(self) -> tuple[str, str]:
         return "clean_words", str(int(self.fill or 0))
-
-    def _call(self, at: Pointer, number: int) -> str:
-        step, out_step, _ = self.runs[number]
-        rest = "".join(f", {value}" for value in self._numbers(number))
-        return f"{self._name(step, out_step, self._tiled())}({self._arguments(at, number)}{rest}, part, parts);"
-
-    def _numbers(self, part: int) -> tuple:
-        return (self.parts[part].channels,)
-
-    def _name(self, step: int, out_step: int, tiled: bool) -> str:
-        return f"move_words_{step}_{out_step}{'_tiled' if tiled else ''}".replace("-", "m")
-
-    def _text(self, step: int, out_step: int, tiled: bool) -> str:
-        return _mover(
-            f"copies words, which lie {step} apart where they are read and {out_step} where they are written",
-            f"{self._name(step, out_step, tiled)}(const int32_t *x, long x_channel, int32_t *y, long y_channel,\n"
-            "    const run *table, long runs, long channels",
-            f"""const int32_t *restrict a = x + c * x_channel + table[r].from;
-            int32_t *restrict b = y + c * y_channel + table[r].to;
-            const long n = table[r].length;
-            for (long i = 0; i < n; i++) b[i * {out_step}] = a[i * {step}];""",
-            tiled,
-        )
-
-
-def _mover(about: str, head: str, body: str, tiled: bool) -> str:
-    """Threads share the runs of a tiled map, where a run's channels lie together, else the channels."""
-    outer, inner = ("r", "c") if tiled else ("c", "r")
-    bounds = {"r": "runs", "c": "channels"}
-    return f"""
-// {about}, in each channel
-static void {head}, long part, long parts) {{
-    SPLIT(lo, hi, {bounds[outer]})
-    for (long {outer} = lo; {outer} < hi; {outer}++)
-        for (long {inner} = 0; {inner} < {bounds[inner]}; {inner}++) {{
-            {body}
-        }}
-}}
-"""
 
 
 BYTE = """
@@ -150,6 +118,12 @@ class Pack(MoveWords):
     affine: Affine = Affine(1.0, 0)
     counts: tuple[int, ...] = ()
 
+    verb: ClassVar[str] = "pack"
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return []  # four rows are read at once already
+
     def functions(self) -> dict[str, str]:
         return {"byte_of": BYTE} | super().functions()
 
@@ -158,14 +132,11 @@ class Pack(MoveWords):
         inverse = np.float32(1) / np.float32(self.affine.scale)
         return (self.parts[part].channels, self.counts[part], f"{_literal(inverse)}", low, high, self.affine.zero)
 
-    def _name(self, step: int, out_step: int, tiled: bool) -> str:
-        return f"pack_{step}_{out_step}{'_tiled' if tiled else ''}".replace("-", "m")
-
-    def _text(self, step: int, out_step: int, tiled: bool) -> str:
+    def _text(self, step: int, out_step: int) -> str:
         loads = "".join(f" | byte_of(a{i}[i * {step}] * inverse, low, high, zero) << {8 * i}" for i in range(1, 4))
-        return _mover(
+        return mover(
             f"packs bytes of four channels into words; pixels lie {step} apart where they are read and {out_step} where they are written",
-            f"{self._name(step, out_step, tiled)}(const float *x, long x_channel, int32_t *y, long y_channel,\n"
+            f"{self._name(step, out_step)}(const float *x, long x_channel, int32_t *y, long y_channel,\n"
             "    const run *table, long runs, long channels, long count, float inverse, float low, float high, int32_t zero",
             f"""const long left = count - 4 * c;
             const float *a0 = x + 4 * c * x_channel + table[r].from;
@@ -175,7 +146,6 @@ class Pack(MoveWords):
             const long n = table[r].length;
             for (long i = 0; i < n; i++)
                 b[i * {out_step}] = (int32_t)(byte_of(a0[i * {step}] * inverse, low, high, zero){loads});""",
-            tiled,
         )
 
 
@@ -186,31 +156,25 @@ class Unpack(Move):
 
     affine: Affine = Affine(1.0, 0)
 
-    def functions(self) -> dict[str, str]:
-        tiled = self._tiled()
-        moves = {self._name(a, b, tiled): self._text(a, b, tiled) for a, b, _ in self.runs}
-        kept = {name: text for name, text in super().functions().items() if name in ("run", "clean")}
-        return kept | moves
+    verb: ClassVar[str] = "unpack"
 
-    def _call(self, at: Pointer, number: int) -> str:
-        step, out_step, _ = self.runs[number]
-        rest = f"{self.parts[number].channels}, {_literal(np.float32(self.affine.scale))}, {self.affine.zero}"
-        return f"{self._name(step, out_step, self._tiled())}({self._arguments(at, number)}, {rest}, part, parts);"
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return []
 
-    def _name(self, step: int, out_step: int, tiled: bool) -> str:
-        return f"unpack_{step}_{out_step}{'_tiled' if tiled else ''}".replace("-", "m")
+    def _numbers(self, part: int) -> tuple:
+        return (self.parts[part].channels, _literal(np.float32(self.affine.scale)), self.affine.zero)
 
-    def _text(self, step: int, out_step: int, tiled: bool) -> str:
-        return _mover(
+    def _text(self, step: int, out_step: int) -> str:
+        return mover(
             f"unpacks channels of words; pixels lie {step} apart where they are read and {out_step} where they are written",
-            f"{self._name(step, out_step, tiled)}(const int32_t *x, long x_channel, float *y, long y_channel,\n"
+            f"{self._name(step, out_step)}(const int32_t *x, long x_channel, float *y, long y_channel,\n"
             "    const run *table, long runs, long channels, float scale, int32_t zero",
             f"""const int32_t *a = x + c / 4 * x_channel + table[r].from;
             float *restrict b = y + c * y_channel + table[r].to;
             const long n = table[r].length;
             const uint32_t shift = (uint32_t)(c % 4) * 8;
             for (long i = 0; i < n; i++) b[i * {out_step}] = (float)((int32_t)((uint32_t)a[i * {step}] >> shift & 255) - zero) * scale;""",
-            tiled,
         )
 
 
