@@ -11,6 +11,7 @@ TESTS = Path(__file__).parents[1] / "compiler"
 FILES = [
     "test_convolution.py",
     "test_chain.py",
+    "test_phased.py",
     *(str(p.relative_to(TESTS)) for d in ("ops", "kernels") for p in sorted((TESTS / d).glob("test_*.py"))),
 ]
 

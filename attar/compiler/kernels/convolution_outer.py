@@ -27,6 +27,7 @@ _PIXELS = {16: 6, 32: 14}  # by vector registers: the sums of all, a vector of w
 _PATTERNS = 8  # at most, of which each is a function: more come where rows meet the ends of tiles in many ways
 _FULL = 0.9  # of the lanes that are pixels, from which vectors of pixels are as good
 _DENSE = 0.5  # of the weights that are not zero, below which kernels that skip zeros win
+_AHEAD = 16 << 10  # bytes of weights that are fetched in time: they are read once for a few pixels, and processors stop at pages
 _WASTE = 1.3  # outputs with those that fill the vectors, to outputs
 
 
@@ -202,6 +203,8 @@ def _kernel(name: str, pattern: Sequence[int], epilogue: str, others: int) -> st
         value = epilogue.format(f"sums[o % VL][{start} + j]", *(f"r{i}[o * r{i}_channel + {pattern[start]} + j]" for i in rests))
         finish.append(f"            for (long j = 0; j < {stop - start}; j++) y[{place}] = {value};")
     body = "\n".join(finish)
+    ends = [pattern[end] for start, stop in _runs(pattern) for end in (start, stop - 1)]
+    ahead = "\n".join(f"        __builtin_prefetch(y + o * y_channel + {at}, 1);" for at in ends)
     products = "\n".join(f"        {{ const vf c = every(p[{at}]); OUTPUTS a[v][{j}] += w[v] * c; }}" for j, at in enumerate(pattern))
     return f"""
 #define OUTPUTS _Pragma("GCC unroll 16") for (long v = 0; v < {_VECTORS}; v++)
@@ -209,11 +212,15 @@ def _kernel(name: str, pattern: Sequence[int], epilogue: str, others: int) -> st
 static __attribute__((noinline)) void {name}(const float *restrict x, float *y, long y_channel, const float *bias,
     const int32_t *offsets, const float *restrict weights, long columns, long outputs{arguments}) {{
     vf a[{_VECTORS}][{len(pattern)}];
+    for (long o = 0; o < outputs; o++) {{  // what will be written, far from one output to the next
+{ahead}
+    }}
     OUTPUTS _Pragma("GCC unroll 16") for (long j = 0; j < {len(pattern)}; j++) a[v][j] = load(bias + v * VL);
     for (long k = 0; k < columns; k++, weights += {_VECTORS} * VL) {{
         const float *p = x + offsets[k];
         vf w[{_VECTORS}];
         OUTPUTS w[v] = load(weights + v * VL);
+        OUTPUTS __builtin_prefetch((const char *)(weights + v * VL) + {_AHEAD}, 0, 2);
 {products}
     }}
     _Pragma("GCC unroll 16") for (long v = 0; v < {_VECTORS}; v++) {{
