@@ -125,17 +125,18 @@ def page(result: dict[str, Any]) -> str:
 
 
 def short(title: str, results: list[dict[str, Any]]) -> Table:
-    """One line for each whole network, share of zeros and precision on one processor, beside the fastest peer of that precision."""
+    """One line for each whole network, share of zeros and precision on one processor, one sample on one thread, beside the fastest
+    peer of that precision."""
     rows = []
-    for record in (record for result in results for record in result["records"]):
+    for record in (one for result in results for one in result["records"] if one["batch"] == one["threads"] == 1):
         times = {name: figures["median"] for name, figures in record["engines"].items()}
         for own in (name for name in times if name.startswith("attar")):
             peers = [n for n in times if not n.startswith("attar") and n.endswith(INT8) == own.endswith(INT8)]
             best = min(peers, key=times.__getitem__)
             about = (record["case"], "int8" if own.endswith(INT8) else "fp32", record["sparsity"], record["pattern"])
-            rows.append((*about, record["batch"], record["threads"], times[own], times[best], best, times[best] / times[own]))
+            rows.append((*about, times[own], times[best], best, times[best] / times[own]))
     columns = (
-        *(Column("network"), Column("precision"), *ABOUT),
+        *(Column("network"), Column("precision"), *ABOUT[:2]),
         Column("Attar", "milliseconds"),
         Column("best peer", "milliseconds"),
         Column("which"),
