@@ -34,11 +34,13 @@ class Phased(Op):
 
     @classmethod
     def of(cls, move: Move, op: Convolution | Pool) -> Phased | None:
-        """The two as one; None where a channel of the result takes more than the same channel's phases."""
+        """The two as one; None where a channel of the result takes more than the same channel's phases, or there is only one."""
         whole = op.inputs[0]
         channels = op.output.channels if isinstance(op, Pool) else len(op.channel)
         phases, rest = divmod(whole.channels, channels)
-        if rest or whole.first or not isinstance(move.inputs[0], Array | Lanes) or channels < 2:
+        if rest or whole.first or channels < 2:
+            return None
+        if any(part.start % channels or part.channels != channels or part.source for part in move.parts):
             return None
         buffer = LaneBuffer(whole.dtype, 0, channels=phases, space=whole.space, clean=True)
         buffer.settle()
@@ -51,8 +53,6 @@ class Phased(Op):
                 return None
             one = dataclasses.replace(op, inputs=(near, *op.inputs[1:]), channel=phase)
         parts = tuple(dataclasses.replace(part, channels=1, start=part.start // channels) for part in move.parts)
-        if any(part.start % channels or part.channels != channels or part.source for part in move.parts):
-            return None
         memory = array((min(_THREADS, channels), -(-buffer.size // 16) * 16), buffer.dtype)
         moved = Move(near, move.inputs, parts, move.fill)
         return cls(op.output, (*move.inputs, *op.inputs[1:]), moved, one, channels, memory)
