@@ -14,15 +14,15 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
-from attar.compiler.ir import C_TYPES, Array, Buffer, constant
+from attar.compiler.ir import C_TYPES, Array, Buffer, Op, constant
 from attar.compiler.kernels.lanes import CLEAN, ByTiles, clean, pointer
 from attar.compiler.kernels.taps import TERM, kernel
 
-__all__ = ["BLOCKS", "Blocked", "Convolution"]
+__all__ = ["BLOCKS", "Blocked", "Convolution", "InPlaceOf", "runs"]
 
 BLOCKS = (1, 2, 4, 8)  # output channels of a kernel
 _NEAR = 192 << 10  # bytes of a map that stay in the second cache
@@ -192,6 +192,34 @@ class Convolution(Blocked):
         rows = len(self.weight) // block * block
         whole = self.weight[:rows].reshape(-1, block, self.weight.shape[1]) != 0
         return block * int(whole.any(1).sum()) + int(np.count_nonzero(self.weight[rows:]))
+
+
+class InPlaceOf(Op):
+    """An op that computes what its `convolution` says, by a kernel of its own."""
+
+    convolution: Convolution
+    kernel: ClassVar[str]
+
+    def __str__(self) -> str:
+        return self.convolution.about(self.kernel)
+
+    @property
+    def shifted(self) -> bool:
+        return self.convolution.shifted
+
+    @property
+    def reads(self) -> tuple[int, int]:
+        return self.convolution.reads
+
+
+def runs(group: np.ndarray) -> list[tuple[int, int]]:
+    """Ranges of outputs of one group.
+
+    >>> runs(np.array([0, 0, 1]))
+    [(0, 2), (2, 3)]
+    """
+    cuts = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
+    return list(itertools.pairwise(cuts))
 
 
 def _pack_terms(weight: np.ndarray, offsets: np.ndarray, chunks: list[tuple[int, int]]) -> tuple[Array, ...]:

@@ -7,7 +7,6 @@ tiles whose inputs stay in the second cache, so that each function's code comes 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import re
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy as np
 
 from attar.compiler.baked import LANES, PROTOTYPE, Baked, Epilogue, Strides, assemble, bake, listing
 from attar.compiler.ir import Array, Buffer, Lanes, constant
-from attar.compiler.kernels.convolution import Convolution
+from attar.compiler.kernels.convolution import Convolution, InPlaceOf, runs
 from attar.compiler.kernels.lanes import CLEAN, ByTiles, clean, pointer
 from attar.compiler.kernels.taps import linear
 
@@ -33,7 +32,7 @@ _REACH = 1 << 31  # bytes that a displacement reaches
 
 
 @dataclass(frozen=True, eq=False)
-class BakedConvolution(ByTiles):
+class BakedConvolution(InPlaceOf, ByTiles):
     """`convolution` by baked code, one product for each weight that is not zero; its epilogue holds a sum within `bounds`."""
 
     convolution: Convolution
@@ -41,17 +40,6 @@ class BakedConvolution(ByTiles):
 
     kernel = "baked"
     shares = "blocks of outputs"
-
-    def __str__(self) -> str:
-        return self.convolution.about(self.kernel)
-
-    @property
-    def shifted(self) -> bool:
-        return self.convolution.shifted
-
-    @property
-    def reads(self) -> tuple[int, int]:
-        return self.convolution.reads
 
     @property
     def maps(self) -> list[Lanes]:
@@ -85,7 +73,7 @@ class BakedConvolution(ByTiles):
         call = y.space.tile // LANES * (self.group if self.even else 1)
         strides = Strides(step(x), step(y), 4 * y.channel_stride)
         found = []
-        for a, b in _runs(op.group):
+        for a, b in runs(op.group):
             layer = bake(op.weight[a:b], op.offsets[op.group[a]], bias=bias[a:b], strides=strides, epilogue=epilogue, prefetch=call)
             found.append((f"baked_{hashlib.sha256(layer.program.tobytes()).hexdigest()[:12]}", a, layer))
         return found
@@ -189,15 +177,9 @@ def near(*maps: Lanes) -> bool:
 
 def worth(group: np.ndarray, kept: int, products: int) -> bool:
     """Whether code for `kept` of so many products may gain: outputs share what they read, and the code is short or skips much."""
-    return min(b - a for a, b in _runs(group)) >= _FEW and (kept <= products // 2 or kept * _TERM <= _CODE)
+    return min(b - a for a, b in runs(group)) >= _FEW and (kept <= products // 2 or kept * _TERM <= _CODE)
 
 
 def _alike(one: Array | Lanes, two: Lanes) -> bool:
     """Whether pixels of all channels lie as far apart in both."""
     return isinstance(one, Lanes) and (one.channel_stride, one.tile_stride) == (two.channel_stride, two.tile_stride)
-
-
-def _runs(group: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of outputs of one group."""
-    cuts = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
-    return list(itertools.pairwise(cuts))

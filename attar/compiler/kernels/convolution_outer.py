@@ -15,8 +15,8 @@ from functools import cached_property
 
 import numpy as np
 
-from attar.compiler.ir import Array, Buffer, Lanes, Op, constant
-from attar.compiler.kernels.convolution import Convolution
+from attar.compiler.ir import Array, Buffer, Lanes, constant
+from attar.compiler.kernels.convolution import Convolution, InPlaceOf, runs
 from attar.compiler.kernels.lanes import CLEAN, clean, pointer
 from attar.compiler.kernels.taps import TERM
 
@@ -32,7 +32,7 @@ _WASTE = 1.3  # outputs with those that fill the vectors, to outputs
 
 
 @dataclass(frozen=True, eq=False)
-class OuterConvolution(Op):
+class OuterConvolution(InPlaceOf):
     """`convolution` with `blocks` of outputs (first, count) in lanes, for `pixels`: chunks of a pattern, one row for each.
 
     A row has the pattern's number and, for each map, where the chunk's first pixel lies from the map's first.
@@ -44,17 +44,6 @@ class OuterConvolution(Op):
     pixels: np.ndarray
 
     kernel = "outer"
-
-    def __str__(self) -> str:
-        return self.convolution.about(self.kernel)
-
-    @property
-    def shifted(self) -> bool:
-        return self.convolution.shifted
-
-    @property
-    def reads(self) -> tuple[int, int]:
-        return self.convolution.reads
 
     @cached_property
     def _tables(self) -> tuple[Array, Array, Array]:
@@ -148,8 +137,7 @@ def outer(op: Convolution) -> OuterConvolution | None:
 
 def _blocks(group: np.ndarray, lanes: int) -> list[tuple[int, int]]:
     """(first output, outputs) of each block, none of two groups."""
-    cuts = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
-    return [(first, min(lanes, b - first)) for a, b in itertools.pairwise(cuts) for first in range(a, b, lanes)]
+    return [(first, min(lanes, b - first)) for a, b in runs(group) for first in range(a, b, lanes)]
 
 
 def _chunks(rows: np.ndarray, most: int, tile: int) -> list[np.ndarray]:
