@@ -75,12 +75,14 @@ def measure(
     *,
     repeats: int = 30,
     warmup: int = 5,
+    warm: bool = False,
     threads: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time each program `repeats` times, in rounds that run every program once; the order rotates from round to round.
 
-    Drift of the machine thus hits all alike. `threads` (PyTorch's, unchanged where None) holds for all and is set back.
+    Drift of the machine thus hits all alike. Each call finds the caches as the other programs left them; with `warm`, as an
+    untimed call of its own, right before, left them. `threads` (PyTorch's, unchanged where None) holds for all and is set back.
 
     Raises AttarError for no program, or repeats below 2, warm-up below 0, threads below 1.
     """
@@ -98,6 +100,8 @@ def measure(
         for step in range(warmup + repeats):
             turn = step % len(names)
             for name in names[turn:] + names[:turn]:
+                if warm:
+                    programs[name]()
                 start = clock()
                 programs[name]()
                 elapsed = clock() - start

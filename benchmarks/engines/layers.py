@@ -3,7 +3,8 @@
 run: python benchmarks/engines/layers.py [--layers "3x3 64@56" ...] [--sparsity 0 0.8 0.9] [--pattern 4x1] [--batch 16] [--threads 2]
      [--against onnxruntime openvino torch] [--rounds 50] [--out FILE]
 Needs `pip install attar[bench]`. A layer is run in a chain of sixteen with ReLUs between (the strided one alone), by every engine
-alike, so that conversions of layout at both ends hardly count; the times are of one layer, with warm caches.
+alike, so that conversions of layout at both ends hardly count; the times are of one layer. An untimed call of the same engine comes
+before each timed one, since what the other engines leave in the caches says nothing of a layer; networks are timed without it.
 """
 
 from networks import LAYERS, layer, sparsity_of
@@ -27,7 +28,7 @@ def main() -> None:
             model, shape = layer(name, sparsity=sparsity, pattern=given.pattern)
             example = noise(shape, given.batch)
             record = side_by_side(
-                model, example, given.subject, given.against, threads=given.threads, rounds=given.rounds, parts=LAYERS[name][-1]
+                model, example, given.subject, given.against, threads=given.threads, rounds=given.rounds, parts=LAYERS[name][-1], warm=True
             )
             about = {"case": name, "sparsity": sparsity, "zeros": sparsity_of(model), "pattern": given.pattern}
             records.append(about | record | {"flop": work(name, given.batch)})

@@ -54,7 +54,8 @@ def timed(result: dict[str, Any]) -> Table:
         Column("error"),
     )
     notes = (
-        f"medians of {rounds} rounds, each of which runs every engine once",
+        f"medians of {rounds} rounds, each of which runs every engine once"
+        + (", and once before without the clock" if first.get("warm") else ""),
         "spread: the range of the middle half; factor: median of that engine / median of the first, with its 95 % interval",
         "error: largest difference from PyTorch's output, relative to its largest value",
         where(result),

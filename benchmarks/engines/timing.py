@@ -70,11 +70,13 @@ def side_by_side(
     threads: int,
     rounds: int,
     parts: int = 1,
+    warm: bool = False,
     extra: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Each engine's times in ms, its largest difference from PyTorch's output, and how many times the subject is faster.
 
-    Times are of one of the network's equal `parts`. `extra` holds further arguments by the engine's name. Raises SystemExit
+    Times are of one of the network's equal `parts`, with caches as the other engines left them or, where `warm`, as an untimed
+    call of the same engine did. `extra` holds further arguments by the engine's name. Raises SystemExit
     where an fp32 engine computes something else: a time of a wrong result means nothing.
     """
     built = {name: ENGINES[name](model, example, threads, **(extra or {}).get(name, {})) for name in [subject, *against]}
@@ -84,7 +86,7 @@ def side_by_side(
     wrong = {name: error for name, error in errors.items() if not name.endswith(INT8) and not error <= TOLERANCE}
     if wrong:
         sys.exit(f"outputs must agree with PyTorch's to {TOLERANCE} before anything is timed, got {wrong}")
-    timings = measure({name: _call(engine.run, example) for name, engine in built.items()}, repeats=rounds, threads=threads)
+    timings = measure({name: _call(engine.run, example) for name, engine in built.items()}, repeats=rounds, warm=warm, threads=threads)
     engines = {
         name: {
             "median": timing.median / parts,
@@ -100,7 +102,7 @@ def side_by_side(
     for name in against:
         found = speedup(timings[name], timings[subject])
         ratios[name] = {**asdict(found), "verdict": found.verdict}
-    return {"batch": len(example), "threads": threads, "subject": subject, "engines": engines, "ratios": ratios}
+    return {"batch": len(example), "threads": threads, "warm": warm, "subject": subject, "engines": engines, "ratios": ratios}
 
 
 def _call(run: Callable[[Array], Array], example: Array) -> Callable[[], Array]:

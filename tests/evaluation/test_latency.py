@@ -44,6 +44,13 @@ def test_rounds_are_interleaved_and_their_order_rotates():
     assert "".join(log) == "abcbcacababc"
 
 
+def test_warm_calls_follow_an_untimed_one_of_their_own():
+    clock, log = Clock(), []
+    timings = measure({name: clock.program(1, log, name) for name in "ab"}, repeats=2, warmup=1, warm=True, clock=clock)
+    assert "".join(log) == "aabbbbaaaabb"
+    assert timings["a"].milliseconds == (1000.0,) * 2
+
+
 def test_warmup_is_not_counted():
     clock, calls = Clock(), []
 
