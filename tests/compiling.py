@@ -1,4 +1,7 @@
-"""Programs of the compiler, run step by step without its planner and engine: each buffer is memory of its own, of its exact size."""
+"""Programs of the compiler, run step by step without its engine.
+
+Each buffer is memory of its own, of its exact size, but for maps that lie where maps lay that are done with.
+"""
 
 import ctypes
 import hashlib
@@ -22,6 +25,7 @@ from attar.compiler.ir import C_TYPES, Buffer, Program, check
 from attar.compiler.kernels.prelude import PRELUDE
 from attar.compiler.kernels.segment import Torch
 from attar.compiler.lower import lower
+from attar.compiler.plan import homes
 from attar.compiler.target import Target, flags, host
 from attar.graph import Input, Network
 from attar.machine import cache_folder
@@ -60,13 +64,21 @@ def _library(source: str, target: Target) -> ctypes.CDLL:
 
 
 def execute(
-    program: Program, inputs: Sequence[Tensor], parts: int = 1, target: Target | None = None, *, baked: Emulator | None = None
+    program: Program,
+    inputs: Sequence[Tensor],
+    parts: int = 1,
+    target: Target | None = None,
+    *,
+    baked: Emulator | None = None,
+    over: bool = True,
 ) -> list[Tensor]:
     """What the program, its lanes laid out, gives; `parts` threads' shares are run one after the other. Baked code is emulated."""
     baked = baked or emulator(program)
     buffers: dict[int, tuple[int, np.ndarray]] = {}
+    home = homes(program) if over else {}
 
     def memory(buffer: Buffer) -> np.ndarray:
+        buffer = home.get(buffer, buffer)
         if id(buffer) not in buffers:
             fill = np.full(buffer.size, 77, buffer.dtype) if buffer.data is None else np.ascontiguousarray(buffer.data).reshape(-1)
             buffers[id(buffer)] = (len(buffers), fill)
@@ -74,7 +86,7 @@ def execute(
 
     def at(buffer: Buffer) -> str:
         memory(buffer)
-        return f"(({C_TYPES[buffer.dtype]} *)arguments[{buffers[id(buffer)][0]}])"
+        return f"(({C_TYPES[buffer.dtype]} *)arguments[{buffers[id(home.get(buffer, buffer))][0]}])"
 
     for array, tensor in zip(program.inputs, inputs, strict=True):
         memory(array.buffer)[:] = tensor.detach().contiguous().numpy().reshape(-1)

@@ -73,6 +73,10 @@ class Chain(Op):
         passing = {buffer for buffer, _ in self.passing}
         return (*(op.output for op in self.ops if op.output.buffer not in passing), self.memory)
 
+    @property
+    def overwrites(self) -> tuple[tuple[Any, Any], ...]:
+        return tuple(pair for op in self.ops for pair in op.overwrites)
+
     @cached_property
     def constants(self) -> tuple[Buffer, ...]:
         return tuple(buffer for op in self.ops for buffer in op.constants)

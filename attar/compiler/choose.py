@@ -122,7 +122,7 @@ def _blocks(op: Convolution | Convolution8) -> tuple[int, ...]:
 def times(groups: Sequence[Sequence[Variant]], program: Program, target: Target) -> list[list[float]]:
     """Seconds of each variant: the least of a few rounds, in which the variants of an op take turns, on values of noise."""
     trial = dataclasses.replace(program, ops=[op for some in groups for one in some for op in one.ops], outputs=())
-    memory = place(trial)
+    memory = place(trial, over=False)  # since kernels that take turns share their inputs
     with tempfile.TemporaryDirectory(prefix="attar-") as folder:
         code = ctypes.CDLL(str(build(emit(trial, "kernels to be timed"), target, Path(folder))))
     noise = np.random.default_rng(0)

@@ -262,6 +262,12 @@ class Op:
         return (self.output,)
 
     @property
+    def overwrites(self) -> tuple[tuple[Any, Any], ...]:
+        """Maps (written, read) that may lie in one place, where they are laid out alike and nothing reads the second afterwards:
+        each pixel of it is read before the same pixel of the first is written."""
+        return ()
+
+    @property
     def shifted(self) -> bool:
         """Whether it reads pixels of its lanes other than the ones that it writes: they must be planar and clean."""
         return False

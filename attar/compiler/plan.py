@@ -1,15 +1,15 @@
 """Where everything lies: the order of pixels in each map, planar or tiled maps, one arena, one block of constants."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from attar.compiler.ir import LINE, Buffer, LaneBuffer, Lanes, Op, Program, Space
+from attar.compiler.ir import LINE, Array, Buffer, LaneBuffer, Lanes, Op, Program, Space
 from attar.compiler.kernels.convolution import Convolution
 from attar.compiler.kernels.taps import widths
 from attar.compiler.target import Target
 
-__all__ = ["Memory", "fit", "lay_out", "place"]
+__all__ = ["Memory", "fit", "homes", "lay_out", "place"]
 
 
 _MOST_VECTORS = 9  # of a tile: more falls out of the first cache
@@ -37,9 +37,9 @@ def lay_out(program: Program, target: Target) -> None:
         buffer.settle()
 
 
-def place(program: Program) -> Memory:
-    """Fix where each buffer of a program that is laid out lies."""
-    return Memory(_arena(program), _constants(program))
+def place(program: Program, *, over: bool = True) -> Memory:
+    """Fix where each buffer of a program that is laid out lies; where `over`, outputs take the places of inputs that are done with."""
+    return Memory(_arena(program, homes(program) if over else {}), _constants(program))
 
 
 def _settle(space: Space, target: Target, weights: Sequence[np.ndarray]) -> None:
@@ -89,20 +89,51 @@ def _layouts(ops: list[Op], maps: list[LaneBuffer]) -> None:
         buffer.clean = id(buffer) in clean
 
 
-def _arena(program: Program) -> int:
-    """Give every buffer that lives while the program runs a place, shared by those that never live together; the arena's bytes."""
-    lives: dict[int, list[int]] = {}
-    buffers: dict[int, Buffer] = {}
+def _arena(program: Program, home: Mapping[Buffer, Buffer]) -> int:
+    """Give every buffer that lives while the program runs a place, shared by those that never live together; the arena's bytes.
+
+    Buffers that have a home lie where that does.
+    """
+    lives: dict[Buffer, list[int]] = {}
+    for buffer, (first, last) in _lives(program).items():
+        if buffer.data is None and buffer.argument is None:
+            lives.setdefault(home.get(buffer, buffer), [first, last])[1] = last
+    places, total = fit([(first, last, _rounded(buffer.bytes)) for buffer, (first, last) in lives.items()])
+    for buffer, start in zip(lives, places, strict=True):
+        buffer.place = start
+    for buffer, other in home.items():
+        buffer.place = other.place
+    return total
+
+
+def homes(program: Program) -> dict[Buffer, Buffer]:
+    """For each map that may lie where a map lies that an op reads last while it writes the first: that map, or where it lies itself."""
+    lives = _lives(program)
+    found: dict[Buffer, Buffer] = {}
+    for step, op in enumerate(program.ops):
+        touched = [value.buffer for value in (*op.inputs, *op.outputs)]
+        for written, read in op.overwrites:
+            alone = touched.count(written.buffer) == touched.count(read.buffer) == 1  # ops beside it in a chain may read neighbours
+            if alone and _alike(written, read) and lives[written.buffer][0] == step == lives[read.buffer][1]:
+                found[written.buffer] = found.get(read.buffer, read.buffer)
+    return found
+
+
+def _lives(program: Program) -> dict[Buffer, tuple[int, int]]:
+    """The first and the last step that touches each buffer, in the order of the first."""
+    lives: dict[Buffer, tuple[int, int]] = {}
     for step, op in enumerate(program.ops):
         for value in (*op.inputs, *op.outputs):
-            buffer = value.buffer
-            if buffer.data is None and buffer.argument is None:
-                buffers[id(buffer)] = buffer
-                lives.setdefault(id(buffer), [step, step])[1] = step
-    places, total = fit([(lives[key][0], lives[key][1], _rounded(buffer.bytes)) for key, buffer in buffers.items()])
-    for buffer, start in zip(buffers.values(), places, strict=True):
-        buffer.place = start
-    return total
+            lives[value.buffer] = lives.get(value.buffer, (step, step))[0], step
+    return lives
+
+
+def _alike(one: Array | Lanes, two: Array | Lanes) -> bool:
+    """Whether two maps are the whole of buffers that are laid out alike."""
+    if not (isinstance(one, Lanes) and isinstance(two, Lanes)) or one.space is not two.space:
+        return False
+    about = {(v.dtype, v.channels, v.buffer.channels, v.buffer.tiled) for v in (one, two)}
+    return len(about) == 1 and one.channels == one.buffer.channels
 
 
 def fit(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:

@@ -14,13 +14,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from attar.compiler.ir import C_TYPES, Array, Buffer, Op, constant
 from attar.compiler.kernels.lanes import CLEAN, ByTiles, clean, pointer
-from attar.compiler.kernels.taps import TERM, kernel
+from attar.compiler.kernels.taps import TERM, kernel, linear
 
 __all__ = ["BLOCKS", "Blocked", "Convolution", "InPlaceOf", "runs"]
 
@@ -79,6 +79,11 @@ class Convolution(Blocked):
         """What it is, done by `kernel`."""
         kept = np.count_nonzero(self.weight) / max(1, self.weight.size)
         return f"{super().__str__()}, {self.weight.shape[1]} columns, {kept:.1%} of the weights not zero, {kernel}"
+
+    @property
+    def overwrites(self) -> tuple[tuple[Any, Any], ...]:
+        sides = self.inputs[2:]  # a sum begins with the side that it adds
+        return ((self.output, sides[0]),) if sides and linear(self.epilogue, len(sides)) else ()
 
     @property
     def shifted(self) -> bool:
@@ -202,6 +207,10 @@ class InPlaceOf(Op):
 
     def __str__(self) -> str:
         return self.convolution.about(self.kernel)
+
+    @property
+    def overwrites(self) -> tuple[tuple[Any, Any], ...]:
+        return self.convolution.overwrites
 
     @property
     def shifted(self) -> bool:

@@ -41,6 +41,11 @@ class BakedConvolution8(BakedConvolution):
         return [x, self.output, *sides]
 
     @property
+    def overwrites(self) -> tuple[tuple[Lanes, Lanes], ...]:
+        _, output, *sides = self.maps
+        return tuple((output, side) for side in sides)
+
+    @property
     def _words_out(self) -> bool:
         return self.convolution.affine is not None
 

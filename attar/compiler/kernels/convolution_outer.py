@@ -189,7 +189,7 @@ def _kernel(name: str, pattern: Sequence[int], epilogue: str, others: int) -> st
     for start, stop in _runs(pattern):
         place = f"o * y_channel + {pattern[start]} + j"
         value = epilogue.format(f"sums[o % VL][{start} + j]", *(f"r{i}[o * r{i}_channel + {pattern[start]} + j]" for i in rests))
-        finish.append(f"            for (long j = 0; j < {stop - start}; j++) y[{place}] = {value};")
+        finish.append(f'            _Pragma("GCC ivdep") for (long j = 0; j < {stop - start}; j++) y[{place}] = {value};')
     body = "\n".join(finish)
     ends = [pattern[end] for start, stop in _runs(pattern) for end in (start, stop - 1)]
     ahead = "\n".join(f"        __builtin_prefetch(y + o * y_channel + {at}, 1);" for at in ends)

@@ -80,6 +80,10 @@ def _pass(name: str, block: int, width: int, tables: str, epilogue: str, others:
     inline = "__attribute__((noinline))" if apart else "inline"
     rests = range(1, others + 1)
     arguments = "".join(f", const float *r{i}, long r{i}_channel" for i in rests)
+    begin = "every(bias[b])"
+    if others == 1 and linear(epilogue, 1):  # as what is added is read at once, the sums may take its place
+        begin += " + load(r1 + b * r1_channel + t * VL)"
+        epilogue = epilogue.replace("{0} + {1}", "{0}").replace("{1} + {0}", "{0}")
     vector = _vectorised(epilogue)
     if vector is None:  # the sums go to memory, where a loop of scalars, which the C compiler makes vectors of, finishes them
         finish = ""
@@ -111,7 +115,7 @@ def _pass(name: str, block: int, width: int, tables: str, epilogue: str, others:
 static {inline} void {name}_{width}(const float *x, float *y, long y_channel, const float *bias, {tables},
                                   int32_t start, int32_t end, int first, int last{arguments}) {{
     vf a[{block}][{width}];
-    if (first) EACH a[b][t] = every(bias[b]);
+    if (first) EACH a[b][t] = {begin};
     else EACH a[b][t] = load(y + b * y_channel + t * VL);
 {loop}
 {finish}    EACH store(y + b * y_channel + t * VL, a[b][t]);
