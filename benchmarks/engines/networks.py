@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attar.names import members
 
-__all__ = ["LAYERS", "NETWORKS", "PATTERNS", "build", "layer", "settle", "sparsify", "sparsity_of"]
+__all__ = ["LAYERS", "LESS", "NETWORKS", "PATTERNS", "build", "layer", "settle", "sparsify", "sparsity_of"]
 
 NETWORKS = [
     "resnet50",
@@ -41,6 +41,8 @@ LAYERS: dict[str, tuple[int, int, int, int, int, int]] = {
     "3x3s2 128@56": (128, 128, 3, 2, 56, 1),
 }
 
+LESS = 4  # convolutions in the shorter chain, whose time is taken off that of the longer
+
 
 def build(name: str, *, sparsity: float = 0.0, pattern: str = "unstructured", seed: int = 0) -> Any:
     """A network of the zoo in eval mode, its weights random, with that share of zeros."""
@@ -51,17 +53,18 @@ def build(name: str, *, sparsity: float = 0.0, pattern: str = "unstructured", se
     return model.eval()
 
 
-def layer(name: str, *, sparsity: float = 0.0, pattern: str = "unstructured", seed: int = 0) -> tuple[nn.Sequential, tuple[int, ...]]:
+def layer(
+    name: str, *, sparsity: float = 0.0, pattern: str = "unstructured", seed: int = 0, length: int | None = None
+) -> tuple[nn.Sequential, tuple[int, ...]]:
     """A chain of one kind of ResNet-50's convolutions with ReLUs between, every one with that share of zeros; and one input's shape.
 
-    A chain, so that what an engine takes to bring its input and output into its own layout hardly counts; a 1x1 pair
-    narrows and widens in turn.
+    As many as `LAYERS` says, or `length`; a 1x1 pair narrows and widens in turn.
     """
     torch.manual_seed(seed)
-    inside, outside, kernel, stride, size, length = LAYERS[name]
+    inside, outside, kernel, stride, size, usual = LAYERS[name]
     shape = (inside, size, size)
     chain: list[nn.Module] = []
-    for _ in range(length):
+    for _ in range(length or usual):
         chain += [nn.Conv2d(inside, outside, kernel, stride, padding=kernel // 2), nn.ReLU()]
         nn.init.kaiming_normal_(chain[-2].weight, nonlinearity="relu")  # type: ignore[arg-type]
         inside, outside = outside, inside

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from networks import PATTERNS
 from torch import nn
 
 from attar.compiler.target import host
-from attar.evaluation import compare, machine, measure, speedup
+from attar.evaluation import Timing, compare, machine, measure, speedup
 from attar.recipes.engines import ENGINES, FROM_FILE, Array, onnx_file, versions
 
 __all__ = ["INT8", "TOLERANCE", "Array", "noise", "options", "peak_memory", "place", "show", "side_by_side", "write"]
@@ -70,23 +70,29 @@ def side_by_side(
     threads: int,
     rounds: int,
     parts: int = 1,
+    less: nn.Module | None = None,
     warm: bool = False,
     extra: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Each engine's times in ms, its largest difference from PyTorch's output, and how many times the subject is faster.
 
-    Times are of one of the network's equal `parts`, with caches as the other engines left them or, where `warm`, as an untimed
-    call of the same engine did. `extra` holds further arguments by the engine's name. Raises SystemExit
-    where an fp32 engine computes something else: a time of a wrong result means nothing.
+    Times are of one of the equal `parts` that the network has, or has more than `less`, whose time is then taken off in each
+    round: what both do beside is not counted. Caches are as the other engines left them or, where `warm`, as an untimed call of
+    the same engine did. `extra` holds further arguments by the engine's name. Raises SystemExit where an fp32 engine computes
+    something else: a time of a wrong result means nothing.
     """
     built = {name: ENGINES[name](model, example, threads, **(extra or {}).get(name, {})) for name in [subject, *against]}
+    smaller = {name: ENGINES[name](less, example, threads) for name in built} if less else {}
     with torch.inference_mode():
         wanted = model.eval()(torch.from_numpy(example))
     errors = {name: compare(torch.from_numpy(np.array(engine.run(example))), wanted) for name, engine in built.items()}
     wrong = {name: error for name, error in errors.items() if not name.endswith(INT8) and not error <= TOLERANCE}
     if wrong:
         sys.exit(f"outputs must agree with PyTorch's to {TOLERANCE} before anything is timed, got {wrong}")
-    timings = measure({name: _call(engine.run, example) for name, engine in built.items()}, repeats=rounds, warm=warm, threads=threads)
+    programs = {name: _call(engine.run, example) for name, engine in built.items()}
+    programs |= {f"{name}, less": _call(engine.run, example) for name, engine in smaller.items()}
+    timings = measure(programs, repeats=rounds, warm=warm, threads=threads)
+    timings = {name: _without(timings[name], timings[f"{name}, less"]) if less else timings[name] for name in built}
     engines = {
         name: {
             "median": timing.median / parts,
@@ -103,6 +109,11 @@ def side_by_side(
         found = speedup(timings[name], timings[subject])
         ratios[name] = {**asdict(found), "verdict": found.verdict}
     return {"batch": len(example), "threads": threads, "warm": warm, "subject": subject, "engines": engines, "ratios": ratios}
+
+
+def _without(one: Timing, other: Timing) -> Timing:
+    """What is left of each round's time."""
+    return replace(one, milliseconds=tuple(a - b for a, b in zip(one.milliseconds, other.milliseconds, strict=True)))
 
 
 def _call(run: Callable[[Array], Array], example: Array) -> Callable[[], Array]:
