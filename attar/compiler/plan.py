@@ -6,7 +6,7 @@ import numpy as np
 
 from attar.compiler.ir import LINE, Array, Buffer, LaneBuffer, Lanes, Op, Program, Space
 from attar.compiler.kernels.convolution import Convolution
-from attar.compiler.kernels.taps import widths
+from attar.compiler.kernels.taps import linear, widths
 from attar.compiler.target import Target
 
 __all__ = ["Memory", "fit", "homes", "lay_out", "place"]
@@ -26,12 +26,12 @@ class Memory:
 def lay_out(program: Program, target: Target) -> None:
     """Fix the pixels of every map: pitches and tiles for `target`, planar or tiled."""
     maps = [b for b in program.buffers() if isinstance(b, LaneBuffer)]
-    weights: dict[int, list[np.ndarray]] = {}
+    made: dict[Space, list[Convolution]] = {}
     for op in program.ops:
         if isinstance(op, Convolution):
-            weights.setdefault(id(op.output.space), []).append(op.weight)
-    for space in {id(b.space.root): b.space.root for b in maps}.values():
-        _settle(space, target, weights.get(id(space), []))
+            made.setdefault(op.output.space, []).append(op)
+    for space in dict.fromkeys(b.space.root for b in maps):
+        _settle(space, target, made.get(space, []))
     _layouts(program.ops, maps)
     for buffer in maps:
         buffer.settle()
@@ -42,7 +42,7 @@ def place(program: Program, *, over: bool = True) -> Memory:
     return Memory(_arena(program, homes(program) if over else {}), _constants(program))
 
 
-def _settle(space: Space, target: Target, weights: Sequence[np.ndarray]) -> None:
+def _settle(space: Space, target: Target, made: Sequence[Convolution]) -> None:
     """The pitch that keeps what is read beyond an edge in the padding, and the tile that costs least."""
     space.lanes, space.registers = target.lanes, target.registers
     dims = range(len(space.sizes))
@@ -57,8 +57,9 @@ def _settle(space: Space, target: Target, weights: Sequence[np.ndarray]) -> None
     space.before, space.after, space.beyond = (
         max((sum(edge[d][kind] * steps[d] for d in dims) for edge in edges), default=0) for kind in range(3)
     )
-    kept = sum(np.count_nonzero(w) for w in weights) / max(1, sum(w.size for w in weights))
-    cost = _cost_of_blocks if kept > 0.5 else _cost_of_stream
+    kept = sum(np.count_nonzero(op.weight) for op in made) / max(1, sum(op.weight.size for op in made))
+    coded = target.runs_baked and bool(made) and all(linear(op.epilogue, len(op.inputs) - 2) and not op.separate for op in made)
+    cost = _cost_of_blocks if kept > 0.5 else _cost_of_code if coded else _cost_of_stream
     vectors = min(range(1, _MOST_VECTORS + 1), key=lambda n: (-(-space.span // (n * target.lanes)) * cost(n, target.registers), -n))
     space.tile = vectors * target.lanes
 
@@ -66,6 +67,12 @@ def _settle(space: Space, target: Target, weights: Sequence[np.ndarray]) -> None
 def _cost_of_stream(vectors: int, registers: int) -> float:  # noqa: ARG001
     """Of a tile: loads for each weight, which are the vectors, the weight and its place; long tiles leave the first cache."""
     return vectors + 2 if vectors <= 8 else np.inf
+
+
+def _cost_of_code(vectors: int, registers: int) -> float:  # noqa: ARG001
+    """Of a tile, for baked code, which takes vectors one by one: the channels of a tiled map lie a tile apart, and fall into few sets
+    of the first cache where that is a multiple of a power of two; what moves pixels begins anew with each tile."""
+    return vectors * (1 + 0.02 * (vectors & -vectors)) + 0.2
 
 
 def _cost_of_blocks(vectors: int, registers: int) -> float:

@@ -154,6 +154,7 @@ class Move(Op):
             f"""const {self.kind} *restrict a = x + c * x_channel + table[r].from;
             {self.kind} *restrict b = y + c * y_channel + table[r].to;
             const long n = table[r].length;
+            {_AHEAD.format(f"{step} * n") if step in (1, 2) else ""}
             {copy}""",
         )
 
@@ -168,6 +169,7 @@ class Move(Op):
             const {self.kind} *a = x + c * x_channel + even.from, *right = x + c * x_channel + odd.from;
             {self.kind} *b = y + c * y_channel + even.to, *d = z + c * y_channel + odd.to;
             const long n = odd.from == even.from + 1 ? odd.length : 0;
+            {_AHEAD.format("2 * even.length")}
             even_odd((const word *)a, (word *)b, (word *)d, n);
             for (long i = n; i < even.length; i++) b[i] = a[2 * i];
             for (long i = n; i < odd.length; i++) d[i] = right[2 * i];""",
@@ -261,6 +263,9 @@ def _usual(offsets: np.ndarray) -> int:
     values, counts = np.unique(np.diff(offsets), return_counts=True)
     return int(values[counts.argmax()])
 
+
+# the next channel's run, which in a tiled map lies next to this one; processors do not guess it, as runs of a channel lie far apart
+_AHEAD = "for (long i = 0; i < {}; i += 64 / sizeof *a) __builtin_prefetch(a + x_channel + i);"
 
 RUN = "\n// pixels that lie evenly where they are read and where they are written\ntypedef struct { int32_t from, to, length; } run;\n"
 
