@@ -18,7 +18,6 @@ from attar.compiler.baked import LANES, Baked, Epilogue, Strides, bake
 from attar.compiler.ir import Buffer, Lanes
 from attar.compiler.kernels.convolution8 import Convolution8
 from attar.compiler.kernels.convolution_baked import BakedConvolution, near, step, worth
-from attar.compiler.kernels.lanes import clean, pointer
 from attar.compiler.kernels.taps import linear
 from attar.compiler.kernels.words import CLEAN_WORDS, clean_words
 
@@ -46,12 +45,12 @@ class BakedConvolution8(BakedConvolution):
         return tuple((output, side) for side in sides)
 
     @property
-    def _words_out(self) -> bool:
-        return self.convolution.affine is not None
+    def _word_out(self) -> int:
+        return 1 if self.convolution.affine is None else 4
 
     @property
-    def _words_beside(self) -> bool:
-        return any(side is not None for side in self.convolution.sides)
+    def _word_beside(self) -> int:
+        return 4 if any(side is not None for side in self.convolution.sides) else 1
 
     @property
     def read(self) -> np.ndarray:
@@ -67,7 +66,7 @@ class BakedConvolution8(BakedConvolution):
         for side in sides:
             strides = replace(strides, residual_tile=step(side), residual_channel=4 * side.channel_stride)
         call = y.space.tile // LANES * (self.group if self.even else 1)
-        for a, b in _segments(op.group, 4 if self._words_out or self._words_beside else 1):
+        for a, b in _segments(op.group, max(self._word_out, self._word_beside)):
             weight, offset = _one_layer(op, a, b)
             begin = op.begin[a:b].astype(np.int32)
             layer = bake(weight, offset, bias=begin, strides=strides, epilogue=self._epilogue(a, b), prefetch=call)
@@ -82,7 +81,7 @@ class BakedConvolution8(BakedConvolution):
             low, high = finish.low + finish.zero, finish.high + finish.zero
         zero, factor = finish.sides[0] if finish.sides else (None, 1.0)
         return Epilogue(
-            "uint8" if self._words_out else "float32",
+            "uint8" if self._word_out == 4 else "float32",
             low,
             high,
             scale=self.convolution.factors[a:b].astype(np.float32),
@@ -96,51 +95,9 @@ class BakedConvolution8(BakedConvolution):
     def functions(self) -> dict[str, str]:
         return {"clean_words": CLEAN_WORDS} | super().functions()
 
-    def over_tiles(self, at: Callable[[Buffer], str]) -> str:
-        x, y, *sides = self.maps
-        call = f"(stop - group) * {y.space.tile // LANES}" if self.even else str(y.space.tile // LANES)
-        tile = "group" if self.even else "tile"
-        beside = f"{pointer(sides[0], at)} + {tile} * {sides[0].tile_stride} + f->beside" if sides else "0"
-        scratch = max(layer.scratch for _, _, layer in self.layers) // 4 * (y.space.tile // LANES)
-        waiting = "0" if not scratch else "scratch" if self.even else f"scratch + (tile - group) * {scratch}"
-        run = (
-            f"f->run({pointer(x, at)} + {tile} * {x.tile_stride}, {at(self._stream.buffer)} + f->weights, "
-            f"{pointer(y, at)} + {tile} * {y.tile_stride} + f->out, {call}, 0, {beside}, {waiting});"
-        )
-        each = "for (long tile = group; tile < stop; tile++) "
-        lines = ["for (const struct piece *f = code + starts[lo]; f < code + starts[hi]; f++)", f"    {'' if self.even else each}{run}"]
-        if y.buffer.clean:
-            affine = self.convolution.affine
-            share = "outputs[lo], outputs[hi]"
-            lines.append(f"{each}{{ {clean(y, at, share) if affine is None else clean_words(y, at, share, affine.word)} }}")
-        room = f"\nint32_t scratch[{scratch * self.group}] __attribute__((aligned(64)));  // for sums that wait for their next columns"
-        return f"{self._tables()}{room if scratch else ''}\n{self._over_groups(lines)}"
-
-    def _tables(self) -> str:
-        """C: the functions, each with the place of its layer's weights, outputs and sides; where each block of outputs begins."""
-        _, y, *sides = self.maps
-        out = 4 if self._words_out else 1
-        rows: list[str] = []
-        starts, outputs, words = [], [], 0
-        for name, first, layer in self.layers:
-            beside = sum(first // (4 if self._words_beside else 1) * side.channel_stride for side in sides)
-            for number, function in enumerate(layer.functions):
-                if function.chunk == 0:
-                    starts.append(len(rows))
-                    outputs.append((first + function.row) // out)
-                rows.append(f"{{{name}_{number}, {words}, {first // out * y.channel_stride}, {beside}}}")
-            words += layer.stream.size
-        starts.append(len(rows))
-        outputs.append(-(-len(self.convolution.weight) // out))
-        table = ",\n".join(f"    {', '.join(rows[at : at + 4])}" for at in range(0, len(rows), 4))
-        text = f"""static const struct piece {{ baked *run; long weights, out, beside; }} code[] = {{
-{table}
-}};
-static const int32_t starts[] = {{{", ".join(map(str, starts))}}};  // the first function of each block of outputs"""
-        if not y.buffer.clean:
-            return text
-        what = "words" if self._words_out else "outputs"
-        return f"{text}\nstatic const int32_t outputs[] = {{{', '.join(map(str, outputs))}}};  // where its {what} begin"
+    def _clean(self, at: Callable[[Buffer], str], share: str) -> str:
+        affine = self.convolution.affine
+        return super()._clean(at, share) if affine is None else clean_words(self.output, at, share, affine.word)
 
 
 def baked8(op: Convolution8) -> BakedConvolution8 | None:

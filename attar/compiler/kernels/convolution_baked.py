@@ -43,8 +43,19 @@ class BakedConvolution(InPlaceOf, ByTiles):
 
     @property
     def maps(self) -> list[Lanes]:
-        """The map that is read, and the one that is written; maps beside it lie as that does."""
-        return [self.inputs[0], self.output]
+        """The map that is read, the one that is written, and the side where there is one."""
+        x, _, *sides = self.inputs
+        return [x, self.output, *sides]
+
+    @property
+    def _word_out(self) -> int:
+        """Channels to an element of the output."""
+        return 1
+
+    @property
+    def _word_beside(self) -> int:
+        """Channels to an element of the side."""
+        return 1
 
     @property
     def read(self) -> np.ndarray:
@@ -66,9 +77,9 @@ class BakedConvolution(InPlaceOf, ByTiles):
     @cached_property
     def layers(self) -> list[tuple[str, int, Baked]]:
         """For each run of outputs that read the same channels: a name, the first output, the code."""
-        op, (x, y) = self.convolution, self.maps
+        op, (x, y, *sides) = self.convolution, self.maps
         low, high = (bound if math.isfinite(bound) else None for bound in self.bounds)
-        epilogue = Epilogue(low=low, high=high, residual=len(self.inputs) > 2)
+        epilogue = Epilogue(low=low, high=high, residual=bool(sides))
         bias = np.ascontiguousarray(self.inputs[1].data)
         call = y.space.tile // LANES * (self.group if self.even else 1)
         strides = Strides(step(x), step(y), 4 * y.channel_stride)
@@ -107,20 +118,26 @@ class BakedConvolution(InPlaceOf, ByTiles):
         return "\n".join(parts)
 
     def over_tiles(self, at: Callable[[Buffer], str]) -> str:
-        x, _, *others = self.inputs
-        y = self.output
+        x, y, *sides = self.maps
         call = f"(stop - group) * {y.space.tile // LANES}" if self.even else str(y.space.tile // LANES)
         tile = "group" if self.even else "tile"
-        residual = f"{pointer(others[0], at)} + {tile} * {y.tile_stride} + f->out" if others else "0"
+        beside = f"{pointer(sides[0], at)} + {tile} * {sides[0].tile_stride} + f->beside" if sides else "0"
+        scratch = max(layer.scratch for _, _, layer in self.layers) // 4 * (y.space.tile // LANES)
+        waiting = "0" if not scratch else "scratch" if self.even else f"scratch + (tile - group) * {scratch}"
         run = (
             f"f->run({pointer(x, at)} + {tile} * {x.tile_stride}, {at(self._stream.buffer)} + f->weights, "
-            f"{pointer(y, at)} + {tile} * {y.tile_stride} + f->out, {call}, 0, {residual}, 0);"
+            f"{pointer(y, at)} + {tile} * {y.tile_stride} + f->out, {call}, 0, {beside}, {waiting});"
         )
         each = "for (long tile = group; tile < stop; tile++) "
         lines = ["for (const struct piece *f = code + starts[lo]; f < code + starts[hi]; f++)", f"    {'' if self.even else each}{run}"]
         if y.buffer.clean:
-            lines.append(f"{each}{{ {clean(y, at, 'outputs[lo], outputs[hi]')} }}")
-        return f"{self._tables()}\n{self._over_groups(lines)}"
+            lines.append(f"{each}{{ {self._clean(at, 'outputs[lo], outputs[hi]')} }}")
+        room = f"\nint32_t scratch[{scratch * self.group}] __attribute__((aligned(64)));  // for sums that wait for their next columns"
+        return f"{self._tables()}{room if scratch else ''}\n{self._over_groups(lines)}"
+
+    def _clean(self, at: Callable[[Buffer], str], share: str) -> str:
+        """C that makes what is no pixel of a tile zero, in a share of the words of outputs."""
+        return clean(self.output, at, share)
 
     def _over_groups(self, lines: list[str]) -> str:
         """C: the lines for the tiles [group, stop) of each group, and blocks of outputs [lo, hi)."""
@@ -133,26 +150,28 @@ for (long group = first; group < end; group += {self.group}) {{
 }}"""
 
     def _tables(self) -> str:
-        """C: the functions, each with the place of its layer's weights and outputs; where each block of outputs begins."""
+        """C: the functions, each with the place of its layer's weights, outputs and side; where each block of outputs begins."""
+        _, y, *sides = self.maps
         rows: list[str] = []
         starts, outputs, words = [], [], 0
         for name, first, layer in self.layers:
+            beside = sum(first // self._word_beside * side.channel_stride for side in sides)
             for number, function in enumerate(layer.functions):
                 if function.chunk == 0:
                     starts.append(len(rows))
-                    outputs.append(first + function.row)
-                rows.append(f"{{{name}_{number}, {words}, {first * self.output.channel_stride}}}")
+                    outputs.append((first + function.row) // self._word_out)
+                rows.append(f"{{{name}_{number}, {words}, {first // self._word_out * y.channel_stride}, {beside}}}")
             words += layer.stream.size
         starts.append(len(rows))
-        outputs.append(len(self.convolution.weight))
+        outputs.append(-(-len(self.convolution.weight) // self._word_out))
         table = ",\n".join(f"    {', '.join(rows[at : at + 4])}" for at in range(0, len(rows), 4))
-        text = f"""static const struct piece {{ baked *run; long weights, out; }} code[] = {{
+        text = f"""static const struct piece {{ baked *run; long weights, out, beside; }} code[] = {{
 {table}
 }};
 static const int32_t starts[] = {{{", ".join(map(str, starts))}}};  // the first function of each block of outputs"""
-        if not self.output.buffer.clean:
+        if not y.buffer.clean:
             return text
-        return f"{text}\nstatic const int32_t outputs[] = {{{', '.join(map(str, outputs))}}};  // its first output"
+        return f"{text}\nstatic const int32_t outputs[] = {{{', '.join(map(str, outputs))}}};  // where its outputs begin"
 
 
 def baked(op: Convolution) -> BakedConvolution | None:
