@@ -12,6 +12,7 @@ FILES = [
     "test_convolution.py",
     "test_chain.py",
     "test_phased.py",
+    "test_plan.py",
     *(str(p.relative_to(TESTS)) for d in ("ops", "kernels") for p in sorted((TESTS / d).glob("test_*.py"))),
 ]
 
