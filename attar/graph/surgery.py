@@ -164,7 +164,7 @@ class _Check:
         """Raise SurgeryError where a graph module does not give what it must, naming the first layer that differs."""
         examples = self.small if verify.legal(self.coupling.network, self.small[0]) else self.given
         try:
-            error = self.compare(verify.widened(copy.deepcopy(candidate)) if self.double else candidate, examples)
+            error = self.compare(verify.widened(candidate) if self.double else candidate, examples)
         except SurgeryError:
             raise
         except Exception as failure:
@@ -183,8 +183,7 @@ def _eager(plain: nn.Module, check: _Check, literals: list[Literal]) -> tuple[nn
         candidate = cut_module(copy.deepcopy(plain), check.coupling, check.kept)
     except SurgeryError as refusal:
         return None, f"{name} became a graph module: {refusal}"
-    trial = copy.deepcopy(candidate)
-    trial = verify.widened(trial) if check.double else trial
+    trial = verify.widened(candidate) if check.double else copy.deepcopy(candidate)
     layers = dict(trial.named_modules())
     reason = ""
     for changes in attempts(candidate, literals):
@@ -239,7 +238,9 @@ def _cut_forms(network: Network, kept: Kept) -> dict[str, Form]:
 
 
 def _baked(model: nn.Module) -> nn.Module:
-    """A copy of the model whose weights are all plain."""
+    """The model, where its weights are all plain, or a copy in which they are."""
+    if not any(isinstance(owner, Form) for owner in owners(model)):
+        return model
     result = copy.deepcopy(model)
     for owner, holders in owners(result).items():
         if isinstance(owner, Form):

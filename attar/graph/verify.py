@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,13 +28,13 @@ Example = tuple | Mapping[str, Any]
 _PICTURE, _SENTENCE = 64, 16  # sizes that the check shrinks pictures and sequences to
 
 
-def masked(model: nn.Module, coupling: Coupling, kept: Kept) -> nn.Module:
-    """A copy of a plain model (no forms) in which every removed slice of every parameter is zero.
+def masked(model: nn.Module, coupling: Coupling, kept: Kept, *, double: bool = False) -> nn.Module:
+    """A copy of a plain model (no forms), `widened` where `double`, in which every removed slice of every parameter is zero.
 
     Consumers' slices alone would do where all consumers are parameters; producers' are needed where an activation meets
     another (attention). Where both are, the consumers' zeros make the producers' harmless.
     """
-    result = copy.deepcopy(model)
+    result = widened(model) if double else copy.deepcopy(model)
     parameters = dict(result.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, indices in kept.indices.items():
@@ -51,10 +52,9 @@ def reference(model: nn.Module, coupling: Coupling, kept: Kept, *, double: bool)
     For exact cuts the masked original; for approximate ones (float64 only) its graph, in which norms and means are over
     what is left.
     """
-    original = masked(model, coupling, kept)
+    original = masked(model, coupling, kept, double=double)
     if not double:
         return lambda example: outputs(original, example, double=False)
-    original = widened(original)
     if not coupling.propagation.approximate:
         return lambda example: outputs(original, example, double=True)
     tensors = _held(coupling.network, original)
@@ -68,7 +68,7 @@ def reference(model: nn.Module, coupling: Coupling, kept: Kept, *, double: bool)
 def differs_first(model: nn.Module, coupling: Coupling, kept: Kept, result: Network, example: Example) -> fx.Node | None:
     """The first op whose result in the smaller network is not what is kept of its result in the masked original."""
     network = coupling.network
-    before = _interpret(network, _held(network, widened(masked(model, coupling, kept))), example, coupling, kept)
+    before = _interpret(network, _held(network, masked(model, coupling, kept, double=True)), example, coupling, kept)
     tensors = {name: tensor.detach().double() if tensor.is_floating_point() else tensor.detach() for name, tensor in result.tensors.items()}
     after = list(_interpret(result, tensors, example, coupling, kept).items())
     by_name = {node.name: value for node, value in after if node is not None}
@@ -90,13 +90,18 @@ def outputs(model: nn.Module, example: Example, *, double: bool) -> list[Tensor]
 
 
 def widened(model: nn.Module) -> nn.Module:
-    """The model itself with all its floating-point tensors, registered or not, in float64."""
-    model.double()
-    for module in model.modules():
+    """A copy of a plain model with all its floating-point tensors, registered or not, in float64."""
+    wide: dict[int, Any] = {}  # what `deepcopy` finds copied already: a copy to be widened would double the time
+    for value in itertools.chain(model.parameters(), model.buffers()):
+        if value.is_floating_point():
+            double = value.detach().to(torch.float64, copy=True)
+            wide[id(value)] = nn.Parameter(double, value.requires_grad) if isinstance(value, nn.Parameter) else double
+    result = copy.deepcopy(model, wide)
+    for module in result.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor) and value.is_floating_point():
                 setattr(module, name, value.double())
-    return model
+    return result
 
 
 @contextlib.contextmanager
